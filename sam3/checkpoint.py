@@ -1,0 +1,282 @@
+"""Weights in and out: `load_sam3` and `save`, strict in both directions.
+
+Three layouts: our own file (safetensors with the sizes in its header), the released native `.pt` file, and folders of
+transformers. A file is checked completely, name by name, before a model is made from it; what was left out or filled
+in is said in the `LoadReport`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sam3 import key_tables
+from sam3.config import Sam3Config
+from sam3.foreign_configs import SCALES, config_to_transformers, native_rotary_tables
+from sam3.key_tables import Shape, Source
+from sam3.model import Sam3
+from sam3.weight_files import FORMAT, CheckpointError, WeightFile, open_weights
+
+log = logging.getLogger(__name__)
+
+Layout = Literal["workbench", "native", "transformers"]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened when a model was loaded.
+
+    Attributes:
+        source: path or name the weights came from.
+        layout: whose names they had.
+        num_tensors: tensors of the model that were read.
+        left_out: names in the file that the image model has no use for: the tracker's, tables that are computed.
+        filled: our names that the file has nothing for; they are zero.
+        notes: what was assumed, and other things worth knowing.
+        metadata: free text stored with the weights.
+    """
+
+    source: str
+    layout: Layout
+    num_tensors: int
+    left_out: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        groups = Counter(name.split(".")[0] for name in self.left_out)
+        lines = [f"{self.source} ({self.layout}): {self.num_tensors} tensors read"]
+        for group, count in sorted(groups.items()):
+            first = next(name for name in self.left_out if name.split(".")[0] == group)
+            lines.append(f"left out: {count} of {group}.*, for instance {first}")
+        if self.filled:
+            lines.append("not in the file, set to zero: " + ", ".join(self.filled))
+        return "\n".join([*lines, *self.notes])
+
+
+def load_sam3(
+    source: str | Path = "tiny", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Sam3:
+    """A model with weights, in evaluation mode.
+
+    Args:
+        source: "tiny" for the weights that come with the package; a file written by `save`; a native `.pt` file (SAM 3,
+            or the image half of SAM 3.1); a transformers folder; or a hub name such as "facebook/sam3".
+        device: where to put the model; the CPU when left out.
+        dtype: of all parameters; float32 when left out.
+
+    Returns:
+        The model; `model.load_report` says what was read, left out and filled in.
+
+    Raises:
+        CheckpointError: nothing usable at `source`. No partly loaded model exists then.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> save(Sam3(Sam3Config.tiny()), path)
+        >>> load_sam3(path).load_report.layout
+        'workbench'
+    """
+    file = open_weights(source)
+    try:
+        with torch.device("meta"):
+            model = Sam3(file.config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{source}: no model can be built with these sizes: {error}; config {file.config}"
+        ) from error
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    places = {key: Source(key) if file.layout == "workbench" else key_tables.source(key, file.layout) for key in shapes}
+    found = {key: place for key, place in places.items() if place is not None}
+    _check(file, str(source), {place.name: place.foreign_shape(shapes[key]) for key, place in found.items()})
+
+    target = {"device": device or "cpu", "dtype": dtype or torch.float32}
+    state, broken = {}, set()
+    for key, shape in shapes.items():
+        if key not in found:
+            state[key] = torch.zeros(shape, **target)
+            continue
+        # Copied: the model must not change with the file, and no two parameters may share memory.
+        tensor = found[key].read(file.tensors[found[key].name])
+        state[key] = tensor.to(**target, copy=True, memory_format=torch.contiguous_format)
+        if not _is_finite(state[key]):
+            broken.add(found[key].name)
+    if broken:
+        problems = {"not finite (NaN or infinite)": sorted(broken)}
+        raise _misfit(f"{source} ({file.layout} layout)", problems, len(found), "Nothing was loaded.")
+    model.load_state_dict(state, strict=True, assign=True)
+    filled = tuple(key for key in shapes if key not in found)
+    report = LoadReport(str(source), file.layout, len(found), file.left_out, filled, file.notes, file.metadata)
+    model.load_report = report
+    log.info("loaded %s", report)
+    return model.eval()
+
+
+def save(
+    model: Sam3,
+    path: str | Path,
+    layout: Layout = "workbench",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the weights in one step: `path` holds either what it held before, or the complete new weights.
+
+    Args:
+        model: with its adapters, if any, merged.
+        path: a `.safetensors` file (workbench); a `.pt` file (native: names and form of the released file, without a
+            tracker); or a folder (transformers: for `Sam3Model.from_pretrained`; it has no place for the weights of
+            point exemplars, and always has four pyramid levels).
+        layout: whose names and form to write.
+        dtype: of the file; the model's own when left out.
+        metadata: free text to keep with the weights.
+
+    Raises:
+        CheckpointError: the model has other tensors than its config says, or numbers that are not finite.
+        ValueError: the layout is unknown.
+    """
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout is {layout!r}; expected one of {get_args(Layout)}")
+    path = Path(path)
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
+    expected = _shapes(model.config)
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "not finite (NaN or infinite)": sorted(key for key, value in state.items() if not _is_finite(value)),
+    }
+    if any(problems.values()):
+        raise _misfit("the model to be saved", problems, len(expected), f"Nothing was written to {path}.")
+    text = {key: str(value) for key, value in (metadata or {}).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if layout == "workbench":
+        header = {**text, "format": FORMAT, "config": json.dumps(model.config.to_dict())}
+        _replace(path, lambda temporary: save_file(state, temporary, metadata=header))
+    elif layout == "native":
+        tensors = {**_foreign(state, "native"), **native_rotary_tables(model.config.image_encoder)}
+        prefixed = {f"detector.{name}": tensor for name, tensor in tensors.items()}
+        content = {"model": prefixed, "format": FORMAT, "config": model.config.to_dict(), "metadata": text}
+        _replace(path, lambda temporary: torch.save(content, temporary))
+    else:
+        config = replace(model.config, image_encoder=replace(model.config.image_encoder, pyramid_scales=SCALES))
+        kind = dtype or model.dtype
+        for key, shape in _shapes(config).items():
+            state.setdefault(key, torch.zeros(shape, dtype=kind))
+        tensors = _foreign(state, "transformers")
+
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            save_file(tensors, folder / "model.safetensors", metadata={**text, "format": "pt"})
+            (folder / "config.json").write_text(json.dumps(config_to_transformers(config, kind), indent=2) + "\n")
+
+        _replace(path, write)
+
+
+def _check(file: WeightFile, source: str, expected: Mapping[str, Shape]) -> None:
+    """Raises unless the file holds exactly the expected names, as floats of the expected shapes."""
+
+    def is_wrong(name: str) -> bool:
+        tensor = file.tensors[name]
+        return not isinstance(tensor, Tensor) or tensor.shape != expected[name] or not tensor.is_floating_point()
+
+    def describe(name: str) -> str:
+        tensor = file.tensors[name]
+        received = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        return f"{name}: received {received}, expected floats {expected[name]}"
+
+    problems = {
+        "missing": sorted(expected.keys() - file.tensors.keys()),
+        "unexpected": sorted(file.tensors.keys() - expected.keys()),
+        "of wrong shape or type": [
+            describe(name) for name in sorted(expected.keys() & file.tensors.keys()) if is_wrong(name)
+        ],
+    }
+    if any(problems.values()):
+        raise _misfit(f"{source} ({file.layout} layout)", problems, len(expected), "Nothing was loaded.")
+
+
+def _misfit(what: str, problems: Mapping[str, Iterable[str]], total: int, outcome: str) -> CheckpointError:
+    """The readable list of what does not fit, with its likely cause."""
+    lists = {kind: list(names) for kind, names in problems.items()}
+    lines = [f"{what}: the tensors are not those of the SAM 3 image model ({total} expected). {outcome}"]
+    for kind, names in lists.items():
+        if names:
+            lines.append(f"{len(names)} {kind}:")
+            lines += [f"  {name}" for name in names[:10]] + ["  ..."] * (len(names) > 10)
+    missing, unexpected = len(lists.get("missing", [])), lists.get("unexpected", [])
+    if lists.get("not finite (NaN or infinite)"):
+        cause = "training diverged, or the file is damaged. Use an earlier checkpoint, or download it again"
+    elif any("lora_" in name or ".base_layer." in name for name in unexpected):
+        cause = "an adapter sits in the model. Merge or remove it first"
+    elif missing > total // 2:
+        cause = "these are weights of something else. Check the path"
+    elif lists.get("of wrong shape or type"):
+        cause = "the config describes another size than the weights have. Use the config that belongs to them"
+    elif missing:
+        cause = "the file is incomplete or of another version. Download or save it again"
+    else:
+        cause = "another variant of the model. This version reads SAM 3 and the image half of SAM 3.1"
+    return CheckpointError("\n".join([*lines, f"Likely cause: {cause}."]))
+
+
+def _shapes(config: Sam3Config) -> dict[str, Shape]:
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in Sam3(config).state_dict().items()}
+
+
+def _foreign(state: Mapping[str, Tensor], layout: key_tables.Layout) -> dict[str, Tensor]:
+    """Our tensors under the names and in the form of another layout; what it has no place for is left out."""
+    thirds: dict[str, list[Tensor]] = {}
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        place = key_tables.source(key, layout)
+        if place is None:
+            continue
+        if place.third is not None:
+            thirds.setdefault(place.name, [tensor] * 3)[place.third] = tensor
+        elif place.change == "transpose":
+            tensors[place.name] = tensor.T.contiguous()
+        elif place.change == "drop_first":
+            tensors[place.name] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
+        else:
+            tensors[place.name] = tensor
+    return tensors | {name: torch.cat(parts) for name, parts in thirds.items()}
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite; the sum answers in one pass unless it overflows itself."""
+    return math.isfinite(tensor.sum(dtype=torch.float32)) or bool(tensor.isfinite().all())
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside `path`, then moves the finished file or folder into its place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    backup = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        write(temporary)
+        if temporary.is_dir() and path.exists():
+            ours = {"config.json", "model.safetensors"}
+            others = [path.name] if not path.is_dir() else sorted({p.name for p in path.iterdir()} - ours)
+            if others:
+                raise CheckpointError(f"{path} exists and {others[0]!r} would be deleted by saving; give a new folder")
+            os.replace(path, backup)
+        os.replace(temporary, path)
+    finally:
+        for leftover in (temporary, backup):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)

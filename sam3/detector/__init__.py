@@ -1,0 +1,1 @@
+"""The detector: everything between the image encoder and the masks of one picture."""

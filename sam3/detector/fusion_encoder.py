@@ -1,0 +1,59 @@
+"""The fusion encoder: image tokens look at the prompt.
+
+In: image tokens (P, hw, C) and prompt tokens. Out: image tokens that know what is searched. Paper: "multimodal encoder"
+box of Fig. 2.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3.config import DetectorConfig, TransformerConfig
+from sam3.layers import Attention
+
+
+class FusionLayer(nn.Module):
+    """Pre-norm: self-attention over the picture, cross-attention to the prompt, feed-forward."""
+
+    def __init__(self, width: int, config: TransformerConfig, dropout: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attention = Attention(width, config.num_heads, dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.prompt_attention = Attention(width, config.num_heads, dropout)
+        self.norm3 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.mlp_width)
+        self.fc2 = nn.Linear(config.mlp_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+        h = self.norm1(x)
+        x = x + self.dropout(self.self_attention(h + positions, h + positions, h))
+        x = x + self.dropout(self.prompt_attention(self.norm2(x), prompt, prompt, mask=prompt_mask))
+        return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x))))))
+
+
+class FusionEncoder(nn.Module):
+    """Stack of fusion layers, without a final norm."""
+
+    def __init__(self, config: DetectorConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            FusionLayer(config.width, config.fusion_encoder, config.dropout)
+            for _ in range(config.fusion_encoder.num_layers)
+        )
+
+    def forward(self, image: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Fuses P prompts into their pictures.
+
+        Args:
+            image: (P, hw, C). positions: (1, hw, C).
+            prompt: (P, S, C). prompt_mask: (P, 1, 1, S), True where a prompt token is real.
+
+        Returns:
+            (P, hw, C).
+        """
+        for layer in self.layers:
+            image = layer(image, positions, prompt, prompt_mask)
+        return image

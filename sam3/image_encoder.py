@@ -1,0 +1,183 @@
+"""The image encoder: a vision transformer with windowed and global attention, then a feature pyramid.
+
+In: normalised pictures (B, 3, H, W). Out: `ImageFeatures`, three maps at 4, 2 and 1 times the patch grid for the
+detector, and the same for the tracker when the model has one. Paper: "Perception Encoder" box of Fig. 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3.config import ImageEncoderConfig
+from sam3.layers import Attention, DropPath, rotary_table
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What is kept of a batch of pictures.
+
+    Attributes:
+        pyramid: maps (B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w) for the detector.
+        tracker_pyramid: the same for the tracker, or None.
+    """
+
+    pyramid: tuple[Tensor, ...]
+    tracker_pyramid: tuple[Tensor, ...] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the coarsest map."""
+        return self.pyramid[-1].shape[-2], self.pyramid[-1].shape[-1]
+
+    def __getitem__(self, index: int | slice | Tensor) -> ImageFeatures:
+        """The features of some pictures of the batch, as a batch."""
+        index = slice(index, index + 1) if isinstance(index, int) else index
+        tracker = self.tracker_pyramid
+        return ImageFeatures(
+            tuple(level[index] for level in self.pyramid),
+            None if tracker is None else tuple(level[index] for level in tracker),
+        )
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block on a grid of patches; attends within windows unless `is_global`."""
+
+    def __init__(self, config: ImageEncoderConfig, is_global: bool, drop_path: float):
+        super().__init__()
+        self.window_size = None if is_global else config.window_size
+        self.rotary_span = config.window_size
+        self.head_dim = config.width // config.num_heads
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config.width, config.num_heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.fc1 = nn.Linear(config.width, config.mlp_width)
+        self.fc2 = nn.Linear(config.mlp_width, config.width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, h, w, C)
+        x = x + self.drop_path(self.attend(self.norm1(x)))
+        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+    def attend(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        size = self.window_size
+        if size is None:
+            if height != width:
+                raise ValueError(
+                    f"the picture must be square, got a grid of {height} x {width} patches; resize it first"
+                )
+            rotary = rotary_table(height, width, self.head_dim, self.rotary_span / height, x.device)
+            tokens = x.flatten(1, 2)
+            return self.attention(tokens, tokens, tokens, rotary=rotary).view_as(x)
+        x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+        rows, columns = x.shape[1] // size, x.shape[2] // size
+        tokens = x.view(batch, rows, size, columns, size, -1).transpose(2, 3).reshape(-1, size * size, x.shape[-1])
+        rotary = rotary_table(size, size, self.head_dim, 1.0, x.device)
+        tokens = self.attention(tokens, tokens, tokens, rotary=rotary)
+        x = tokens.view(batch, rows, columns, size, size, -1).transpose(2, 3).reshape(x.shape)
+        return x[:, :height, :width]
+
+
+class PyramidLevel(nn.Module):
+    """One map of the pyramid: up- or down-sampling by `scale`, then a 1 x 1 and a 3 x 3 convolution."""
+
+    def __init__(self, scale: float, in_channels: int, channels: int):
+        super().__init__()
+        steps: list[nn.Module] = []
+        if scale == 4.0:
+            steps = [
+                nn.ConvTranspose2d(in_channels, in_channels // 2, 2, 2),
+                nn.GELU(),
+                nn.ConvTranspose2d(in_channels // 2, in_channels // 4, 2, 2),
+            ]
+            in_channels //= 4
+        elif scale == 2.0:
+            steps = [nn.ConvTranspose2d(in_channels, in_channels // 2, 2, 2)]
+            in_channels //= 2
+        elif scale == 0.5:
+            steps = [nn.MaxPool2d(2)]
+        elif scale != 1.0:
+            raise ValueError(f"pyramid scale {scale} is unknown; expected 4.0, 2.0, 1.0 or 0.5")
+        self.resample = nn.Sequential(*steps)
+        self.conv1 = nn.Conv2d(in_channels, channels, 1)
+        self.conv3 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.conv1(self.resample(x)))
+
+
+class ImageEncoder(nn.Module):
+    """Vision transformer and its two feature pyramids.
+
+    Paper: the frozen-by-default backbone shared by detector and tracker (Fig. 2; appendix C.1).
+
+    Args:
+        config: sizes.
+        channels: channels of the pyramid, the detector's width.
+    """
+
+    def __init__(self, config: ImageEncoderConfig, channels: int):
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Conv2d(3, config.width, config.patch_size, config.patch_size, bias=False)
+        self.position_embed = nn.Parameter(torch.zeros(1, config.position_grid**2, config.width))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        rates = torch.linspace(0, config.drop_path, config.num_layers, device="cpu").tolist()
+        self.blocks = nn.ModuleList(
+            Block(config, layer in config.global_layers, rates[layer]) for layer in range(config.num_layers)
+        )
+        self.pyramid = nn.ModuleList(PyramidLevel(s, config.width, channels) for s in config.pyramid_scales)
+        self.tracker_pyramid = (
+            nn.ModuleList(PyramidLevel(s, config.width, channels) for s in config.pyramid_scales)
+            if config.has_tracker_pyramid
+            else None
+        )
+
+    def forward(self, pixel_values: Tensor, *, with_tracker: bool = False) -> ImageFeatures:
+        """Feature maps of a batch of pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W) in -1..1; H = W, a multiple of the patch size (not necessarily the config's).
+            with_tracker: also compute the tracker's pyramid.
+
+        Raises:
+            ValueError: the size is no multiple of the patch size, or the model has no tracker pyramid.
+        """
+        x = self.trunk(pixel_values)
+        tracker = None
+        if with_tracker:
+            if self.tracker_pyramid is None:
+                raise ValueError("this model was built without a tracker pyramid (has_tracker_pyramid=False)")
+            tracker = self._levels(self.tracker_pyramid, x)
+        return ImageFeatures(self._levels(self.pyramid, x), tracker)
+
+    def trunk(self, pixel_values: Tensor) -> Tensor:
+        """The vision transformer alone: (B, C, h, w), its own width. Same arguments and errors as `forward`."""
+        patch = self.config.patch_size
+        height, width = pixel_values.shape[-2:]
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3 or height % patch or width % patch or height != width:
+            raise ValueError(
+                f"received pixel values of shape {tuple(pixel_values.shape)}; expected (B, 3, S, S) with S a multiple of "
+                f"the patch size {patch}, for instance {self.config.image_size}; resize the picture"
+            )
+        x = self.patch_embed(pixel_values).permute(0, 2, 3, 1)  # (B, h, w, C)
+        x = self.norm(x + self.positions(x.shape[1], x.shape[2]))
+        for block in self.blocks:
+            x = block(x)
+        return x.permute(0, 3, 1, 2)  # (B, C, h, w)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """The learned position grid, repeated (not interpolated) over a larger grid: (1, h, w, C)."""
+        side = self.config.position_grid
+        grid = self.position_embed.view(1, side, side, -1)
+        if (height, width) == (side, side):
+            return grid
+        return grid.repeat(1, -(-height // side), -(-width // side), 1)[:, :height, :width]
+
+    def _levels(self, pyramid: nn.ModuleList, x: Tensor) -> tuple[Tensor, ...]:
+        """The three finest maps; a fourth, half-size one exists in released weights and is used by nothing."""
+        return tuple(level(x) for level in list(pyramid)[:3])

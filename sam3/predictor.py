@@ -1,0 +1,229 @@
+"""Pictures and prompts in, boxes and masks in picture pixels out.
+
+`ImagePredictor` does what stands between a user and the model: reading and resizing pictures, scaling exemplars, keeping
+features of a picture for the next question, choosing by score and enlarging masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from sam3.boxes import cxcywh_to_xyxy
+from sam3.detector.detector import DetectorOutput
+from sam3.image_encoder import ImageFeatures
+from sam3.model import Sam3
+from sam3.prompts import Prompt, as_prompts
+
+if TYPE_CHECKING:
+    import supervision
+
+Picture = Image.Image | NDArray[np.uint8] | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found for one prompt, best first.
+
+    Attributes:
+        phrase: what was asked; None for exemplars alone.
+        boxes_xyxy_px: (N, 4) float32, inside the picture, right and lower end exclusive.
+        masks: (N, H, W) bool.
+        scores: (N,) float32 in 0..1, match times presence.
+        presence_score: probability that the concept is in the picture at all.
+        image_size: (H, W).
+    """
+
+    phrase: str | None
+    boxes_xyxy_px: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    presence_score: float
+    image_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to_detections(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, with the phrase under `data["class_name"]` and class id 0."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy_px,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=np.zeros(len(self), dtype=int),
+            data={"class_name": np.array([self.phrase or "visual"] * len(self), dtype=object)},
+        )
+
+
+def read_picture(picture: Picture) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 RGB; files are turned upright by their EXIF tag.
+
+    Args:
+        picture: path, PIL image of any mode, or array (H, W, 3) or (H, W) uint8.
+
+    Raises:
+        ValueError: the file is missing or no picture, or the array has another shape or type.
+    """
+    if isinstance(picture, str | Path):
+        try:
+            with Image.open(picture) as opened:
+                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no picture at {picture}; check the path") from error
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{picture} cannot be read as a picture ({error}); expected a PNG, JPEG or similar"
+            ) from error
+    if isinstance(picture, Image.Image):
+        return np.asarray(picture.convert("RGB"))
+    array = np.asarray(picture)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise ValueError(
+            f"received an array of shape {array.shape} and type {array.dtype}; expected (H, W, 3) uint8 RGB"
+        )
+    return array
+
+
+def to_pixel_values(picture: NDArray[np.uint8], size: int) -> Tensor:
+    """The model's input: resized to (3, size, size) without keeping the aspect ratio, -1..1.
+
+    Bilinear with antialiasing, rounded to whole grey levels, as the released weights were used.
+    """
+    values = torch.tensor(picture).permute(2, 0, 1)[None].float()
+    if values.shape[-2:] != (size, size):
+        values = F.interpolate(values, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        values = values.round().clamp(0, 255)
+    return values[0] / 127.5 - 1
+
+
+class ImagePredictor:
+    """Asks a model about pictures. The picture's features are kept, so each further question costs only the heads.
+
+    Args:
+        model: from `load_sam3`; put into evaluation mode.
+        score_threshold: candidates must score higher than this, 0..1.
+        image_size: side of the model's input; a multiple of the patch size. Default: what the model was trained at.
+        pairs_at_once: prompts answered in one pass; bounds the memory.
+
+    Example:
+        >>> from sam3 import load_sam3
+        >>> predictor = ImagePredictor(load_sam3("tiny"))
+        >>> predictor.set_image(np.full((60, 80, 3), 255, dtype=np.uint8))
+        >>> predictor.predict("red circle").masks.shape[1:]
+        (60, 80)
+    """
+
+    def __init__(
+        self,
+        model: Sam3,
+        score_threshold: float = 0.5,
+        *,
+        image_size: int | None = None,
+        pairs_at_once: int = 16,
+    ):
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"received score_threshold={score_threshold}; expected a number from 0 to 1")
+        self.model = model.eval()
+        self.score_threshold = score_threshold
+        self.image_size = image_size or model.config.image_encoder.image_size
+        self.pairs_at_once = pairs_at_once
+        self._features: ImageFeatures | None = None
+        self._sizes: list[tuple[int, int]] = []
+
+    def set_image(self, image: Picture) -> None:
+        """Encodes one picture; see `read_picture` for what is accepted."""
+        self.set_images([image])
+
+    @torch.inference_mode()
+    def set_images(self, images: Sequence[Picture]) -> None:
+        """Encodes several pictures in one batch; `predict_batch` then answers for each."""
+        if not images:
+            raise ValueError("received no picture; give at least one")
+        pictures = [read_picture(image) for image in images]
+        values = torch.stack([to_pixel_values(p, self.image_size) for p in pictures])
+        self._features = self.model.image_encoder(values.to(self.model.device, self.model.dtype))
+        self._sizes = [(p.shape[0], p.shape[1]) for p in pictures]
+
+    @overload
+    def predict(self, prompts: Prompt | str, *, score_threshold: float | None = None) -> Prediction: ...
+    @overload
+    def predict(self, prompts: Sequence[Prompt | str], *, score_threshold: float | None = None) -> list[Prediction]: ...
+
+    def predict(
+        self, prompts: Prompt | str | Sequence[Prompt | str], *, score_threshold: float | None = None
+    ) -> Prediction | list[Prediction]:
+        """What the picture shows of one prompt, or of each of several.
+
+        Args:
+            prompts: a phrase, a `Prompt` with exemplars in pixels of the picture, or a list of them.
+            score_threshold: in place of the predictor's.
+
+        Raises:
+            ValueError: no picture was set, or several were (use `predict_batch`), or a prompt is not valid.
+        """
+        if len(self._sizes) > 1:
+            raise ValueError(f"{len(self._sizes)} pictures are set; use predict_batch with one list of prompts each")
+        answers = self.predict_batch([as_prompts(prompts)], score_threshold=score_threshold)[0]
+        return answers[0] if isinstance(prompts, Prompt | str) else answers
+
+    @torch.inference_mode()
+    def predict_batch(
+        self, prompts: Sequence[Sequence[Prompt | str]], *, score_threshold: float | None = None
+    ) -> list[list[Prediction]]:
+        """Answers for every picture of `set_images`, one list of prompts per picture."""
+        if self._features is None:
+            raise ValueError("no picture is set; call set_image first")
+        if len(prompts) != len(self._sizes):
+            raise ValueError(f"received {len(prompts)} prompt lists for {len(self._sizes)} pictures; expected one each")
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        asked = [(row, prompt) for row, group in enumerate(prompts) for prompt in as_prompts(group)]
+        answers: list[list[Prediction]] = [[] for _ in prompts]
+        for start in range(0, len(asked), self.pairs_at_once):
+            part = asked[start : start + self.pairs_at_once]
+            rows = sorted({row for row, _ in part})
+            scaled = [[self._scaled(p, row) for r, p in part if r == row] for row in rows]
+            output = self.model.detect(self._features[torch.tensor(rows, device=self.model.device)], scaled)
+            for pair, (row, prompt) in enumerate(part):
+                answers[row].append(self._prediction(output, pair, prompt, self._sizes[row], threshold))
+        return answers
+
+    def _scaled(self, prompt: Prompt, row: int) -> Prompt:
+        height, width = self._sizes[row]
+        return prompt.scaled(self.image_size / width, self.image_size / height)
+
+    def _prediction(
+        self, output: DetectorOutput, pair: int, prompt: Prompt, size: tuple[int, int], threshold: float
+    ) -> Prediction:
+        scores = output.scores[pair]
+        kept = (scores > threshold).nonzero().squeeze(1)
+        kept = kept[scores[kept].argsort(descending=True, stable=True)]
+        height, width = size
+        limit = scores.new_tensor([width, height, width, height])
+        boxes = cxcywh_to_xyxy(output.pred_boxes_cxcywh[pair, kept].float()) * limit
+        masks = np.zeros((len(kept), height, width), dtype=bool)
+        if len(kept):
+            logits = output.masks_of(torch.full_like(kept, pair), kept).float()
+            for row, logit in enumerate(logits):  # one at a time: enlarged logits are large
+                full = F.interpolate(logit[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+                masks[row] = (full > 0).cpu().numpy()
+        return Prediction(
+            phrase=prompt.phrase,
+            boxes_xyxy_px=boxes.clamp(min=0).minimum(limit).cpu().numpy(),
+            masks=masks,
+            scores=scores[kept].cpu().numpy(),
+            presence_score=float(output.presence_logits[pair].float().sigmoid()),
+            image_size=size,
+        )

@@ -1,0 +1,102 @@
+"""What is asked of a picture: a phrase, example boxes and example points, in pixels.
+
+`Prompt` is validated when it is made, so that nothing deeper needs to check it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+VISUAL_PHRASE = "visual"  # what the released weights were taught to read when only exemplars are given
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One concept to search for: a short noun phrase, exemplars, or both.
+
+    Args:
+        phrase: for instance "red circle"; None when exemplars alone say what is meant.
+        exemplar_boxes_xyxy_px: (N, 4) corners in pixels of the picture.
+        exemplar_labels: (N,) 1 = positive (find such), 0 = negative (not such); all positive when left out.
+        exemplar_points_xy_px: (N, 2) pixels.
+        exemplar_point_labels: (N,) likewise.
+
+    Raises:
+        ValueError: neither phrase nor exemplar, an empty phrase, a box without area, labels that do not fit.
+
+    Example:
+        >>> Prompt("red circle", exemplar_boxes_xyxy_px=[[10, 10, 40, 40]]).exemplar_labels.tolist()
+        [1]
+    """
+
+    phrase: str | None = None
+    exemplar_boxes_xyxy_px: ArrayLike = ()
+    exemplar_labels: ArrayLike | None = None
+    exemplar_points_xy_px: ArrayLike = ()
+    exemplar_point_labels: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.phrase is not None and (not isinstance(self.phrase, str) or not self.phrase.strip()):
+            raise ValueError(f"received the phrase {self.phrase!r}; expected a short noun phrase such as 'red circle'")
+        boxes = _coordinates(self.exemplar_boxes_xyxy_px, 4, "exemplar_boxes_xyxy_px")
+        points = _coordinates(self.exemplar_points_xy_px, 2, "exemplar_points_xy_px")
+        if self.phrase is None and not len(boxes) and not len(points):
+            raise ValueError("received neither phrase nor exemplar; give a phrase, an example box or an example point")
+        flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        if flat.any():
+            raise ValueError(
+                f"exemplar box {boxes[flat][0].tolist()} has no area; expected x0 < x1 and y0 < y1 in pixels (xyxy)"
+            )
+        object.__setattr__(self, "exemplar_boxes_xyxy_px", boxes)
+        object.__setattr__(self, "exemplar_points_xy_px", points)
+        object.__setattr__(self, "exemplar_labels", _labels(self.exemplar_labels, len(boxes), "exemplar_labels"))
+        object.__setattr__(
+            self, "exemplar_point_labels", _labels(self.exemplar_point_labels, len(points), "exemplar_point_labels")
+        )
+
+    @property
+    def text(self) -> str:
+        """What the text encoder reads."""
+        return VISUAL_PHRASE if self.phrase is None else self.phrase
+
+    def scaled(self, x: float, y: float) -> Prompt:
+        """The same prompt on a picture resized by factors `x` and `y`."""
+        return replace(
+            self,
+            exemplar_boxes_xyxy_px=np.asarray(self.exemplar_boxes_xyxy_px) * [x, y, x, y],
+            exemplar_points_xy_px=np.asarray(self.exemplar_points_xy_px) * [x, y],
+        )
+
+
+def as_prompts(prompts: Prompt | str | Sequence[Prompt | str]) -> list[Prompt]:
+    """A list of prompts from one or several phrases or prompts.
+
+    Raises:
+        ValueError: the list is empty.
+    """
+    items = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
+    if not items:
+        raise ValueError("received no prompt; give at least one phrase or Prompt")
+    return [item if isinstance(item, Prompt) else Prompt(item) for item in items]
+
+
+def _coordinates(values: ArrayLike, columns: int, name: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float32)
+    if array.size == 0:
+        return np.zeros((0, columns), dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] != columns or not np.isfinite(array).all():
+        raise ValueError(f"{name}: received shape {array.shape}; expected finite numbers (N, {columns}) in pixels")
+    return array
+
+
+def _labels(values: ArrayLike | None, count: int, name: str) -> np.ndarray:
+    array = np.ones(count, dtype=np.int64) if values is None else np.asarray(values, dtype=np.int64).reshape(-1)
+    if len(array) == 0 and count:
+        array = np.ones(count, dtype=np.int64)
+    if len(array) != count or not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name}: received {array.tolist()}; expected {count} labels, 1 positive or 0 negative")
+    return array

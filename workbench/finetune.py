@@ -1,0 +1,345 @@
+"""The one training loop: a model with an adapter, a handful of labelled pictures, a few hundred steps.
+
+Every batch follows from the seed and the step number alone. State is written atomically, so an interrupted run goes on
+where it stopped and ends where it would have ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sam3.boxes import xyxy_to_cxcywh
+from sam3.detector.criterion import LossWeights, criterion
+from sam3.detector.matcher import Targets
+from sam3.files import write_atomically
+from sam3.image_encoder import ImageFeatures
+from sam3.model import Sam3
+from sam3.predictor import to_pixel_values
+from sam3.prompts import Prompt
+from workbench.adapters import Adapter
+from workbench.augment import AugmentConfig, View, ViewConcept, make_view
+from workbench.examples import ExampleSet
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of a run; the defaults suit ten pictures.
+
+    Attributes:
+        steps: optimiser steps.
+        rate: peak learning rate (AdamW).
+        images: pictures per step.
+        phrases: phrases asked of each picture in a step, at most.
+        absent_share: wanted share of absent phrases among them; without absent phrases a model learns to say yes.
+        exemplar_share: share of present phrases that also get an example box, so that the model still answers to boxes.
+        views: different crops and turns of each picture over the whole run.
+        warmup: steps until the peak rate; after it the rate falls as half a cosine.
+        weight_decay: of the adapter.
+        one_to_many: train a second half of the queries several to one (released recipe; costs memory).
+        checkpoint_every: steps between states on disk.
+    """
+
+    steps: int = 150
+    rate: float = 2e-3
+    images: int = 4
+    phrases: int = 4
+    absent_share: float = 0.5
+    exemplar_share: float = 0.2
+    views: int = 12
+    warmup: int = 10
+    weight_decay: float = 0.01
+    one_to_many: bool = False
+    checkpoint_every: int = 25
+    seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "images", "phrases", "views", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"received {name}={getattr(self, name)}; expected at least 1")
+        if not self.rate > 0:
+            raise ValueError(f"received rate={self.rate}; expected a positive learning rate")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """How a run ended: steps done, seconds spent training, the best smoothed loss and its step."""
+
+    steps: int
+    seconds: float
+    best_step: int
+    best_loss: float
+    was_resumed: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One phrase asked of one view."""
+
+    view: int
+    concept: ViewConcept
+    prompt: Prompt
+
+
+class ViewPool:
+    """Views of the learning pictures by (picture, number), and their image features when the encoder is frozen."""
+
+    def __init__(self, model: Sam3, examples: ExampleSet, config: FinetuneConfig, *, keep_features: bool):
+        self.model, self.examples, self.config = model, examples, config
+        self.keep_features = keep_features
+        self.size = model.config.image_encoder.image_size
+        # Twice the grid of the masks the model predicts: finer truth than prediction, at little cost.
+        self.mask_size = model.config.image_encoder.grid_size * 8
+        self._views: dict[tuple[int, int], View] = {}
+        self._features: dict[tuple[int, int], ImageFeatures] = {}
+
+    def view(self, picture: int, number: int) -> View:
+        """View `number` of a picture; number 0 is the picture itself."""
+        key = (picture, number)
+        if key not in self._views:
+            augment = self.config.augment if number else None
+            seed = (self.config.seed, picture, number)
+            self._views[key] = make_view(self.examples[picture], self.size, self.mask_size, augment, seed)
+        return self._views[key]
+
+    def features(self, keys: list[tuple[int, int]]) -> ImageFeatures:
+        """Image features of several views as a batch; computed once per view when the encoder is frozen."""
+        if not self.keep_features:
+            return self.model.image_encoder(self._pixels(keys))
+        for key in keys:
+            if key not in self._features:
+                with torch.no_grad():
+                    self._features[key] = self.model.image_encoder(self._pixels([key]))
+        levels = zip(*(self._features[key].pyramid for key in keys), strict=True)
+        return ImageFeatures(tuple(torch.cat(level) for level in levels))
+
+    def _pixels(self, keys: list[tuple[int, int]]) -> Tensor:
+        values = torch.stack([to_pixel_values(self.view(*key).pixels, self.size) for key in keys])
+        return values.to(self.model.device, self.model.dtype)
+
+
+def finetune(
+    model: Sam3,
+    adapter: Adapter,
+    examples: ExampleSet,
+    out: str | Path,
+    config: FinetuneConfig | None = None,
+    *,
+    progress: bool = True,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> FinetuneResult:
+    """Trains the adapter on a few labelled pictures.
+
+    Args:
+        model: carries the adapter.
+        adapter: from `add_adapter`; afterwards it holds the weights of the last step.
+        examples: pictures to learn from; unknown pairs are never used.
+        out: folder for `adapter/best`, `adapter/last`, `log.jsonl` and `state.pt`. A state of the same settings found
+            there is continued.
+        config: settings.
+        progress: show a bar.
+        on_step: called with every log line.
+
+    Raises:
+        ValueError: no picture with a positive phrase, or the folder holds a run with other settings.
+        FloatingPointError: the loss is not finite; the last state is kept.
+    """
+    config = config or FinetuneConfig()
+    out = Path(out)
+    if not any(concept.status == "positive" for _, concept in examples.pairs()):
+        raise ValueError(
+            f"{examples.name!r} shows no object at all; label at least one object of one phrase before training"
+        )
+    pool = ViewPool(model, examples, config, keep_features=adapter.plan.freezes_image_encoder)
+    optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=config.rate, weight_decay=config.weight_decay)
+    run = _Run(out, adapter, optimiser, describe_run(adapter, examples, config))
+    run.resume()
+    was_resumed, start = run.step > 0, time.perf_counter()
+    bar = tqdm(total=config.steps, initial=run.step, desc="adapting", unit="step", disable=not progress)
+    try:
+        while run.step < config.steps:
+            for group in optimiser.param_groups:
+                group["lr"] = config.rate * rate_factor(run.step, config)
+            losses = _one_step(model, adapter, pool, optimiser, config, run.step)
+            run.finish_step(losses, time.perf_counter() - start)
+            bar.update()
+            bar.set_postfix(loss=f"{losses['total']:.2f}", refresh=False)
+            if on_step is not None:
+                on_step(run.lines[-1])
+            if run.step % config.checkpoint_every == 0 or run.step == config.steps:
+                run.save()
+    except KeyboardInterrupt:
+        run.save()
+        raise
+    finally:
+        bar.close()
+        model.eval()
+    return FinetuneResult(run.step, run.seconds, run.best_step, run.best_loss, was_resumed)
+
+
+def _one_step(
+    model: Sam3,
+    adapter: Adapter,
+    pool: ViewPool,
+    optimiser: torch.optim.Optimizer,
+    config: FinetuneConfig,
+    step: int,
+) -> dict[str, float]:
+    rng = np.random.default_rng([config.seed, 1, step])
+    torch.manual_seed(int(rng.integers(2**31)))  # dropout
+    model.train()
+    keys, asked = ask(pool, config, rng, step)
+    prompts: list[list[Prompt]] = [[a.prompt for a in asked if a.view == row] for row in range(len(keys))]
+    output = model.detect(pool.features(keys), prompts, one_to_many=config.one_to_many)
+    losses = criterion(output, targets_of(asked, pool.mask_size, model.device), config.loss)
+    if not torch.isfinite(losses.total):
+        raise FloatingPointError(
+            f"the loss is not finite at step {step}; the state before it is kept. Run again with a lower rate than "
+            f"{config.rate:g} in a new folder"
+        )
+    optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), 1.0)
+    optimiser.step()
+    present = sum(a.concept.is_present for a in asked)
+    return {**losses.to_floats(), "gradient": float(norm), "present": present, "absent": len(asked) - present}
+
+
+def ask(
+    pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: int
+) -> tuple[list[tuple[int, int]], list[Asked]]:
+    """The views of one step and what is asked of them. Pictures come in shuffled rounds, so all are seen equally often."""
+    count, size = len(pool.examples), min(config.images, len(pool.examples))
+    keys, asked = [], []
+    for slot in range(size):
+        turn = step * size + slot
+        order = np.random.default_rng([config.seed, 2, turn // count]).permutation(count)
+        picture, number = int(order[turn % count]), int(rng.integers(config.views))
+        concepts = pool.view(picture, number).concepts
+        present = [c for c in concepts if c.is_present]
+        absent = [c for c in concepts if not c.is_present]
+        if not concepts:
+            continue
+        num_absent = min(len(absent), max(round(config.phrases * config.absent_share), config.phrases - len(present)))
+        chosen = [present[i] for i in rng.permutation(len(present))[: config.phrases - num_absent]]
+        chosen += [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
+        asked += [Asked(len(keys), c, prompt_of(c, pool.size, config.exemplar_share, rng)) for c in chosen]
+        keys.append((picture, number))
+    if not asked:  # every view of this step lost its answers to the crop
+        return ask(pool, config, np.random.default_rng([config.seed, 3, step]), step + 1)
+    return keys, asked
+
+
+def prompt_of(concept: ViewConcept, size: int, exemplar_share: float, rng: np.random.Generator) -> Prompt:
+    """The phrase, for some present ones with an example box drawn a little off."""
+    if not concept.is_present or rng.random() >= exemplar_share:
+        return Prompt(concept.phrase)
+    box = concept.boxes_xyxy[int(rng.integers(len(concept.boxes_xyxy)))] * size
+    extent = np.concatenate([box[2:] - box[:2]] * 2)
+    drawn = np.clip(box + np.clip(rng.normal(0, 0.05, 4) * extent, -20, 20), 0, size)
+    drawn = box if (drawn[2:] - drawn[:2] < 1).any() else drawn
+    return Prompt(concept.phrase, exemplar_boxes_xyxy_px=[drawn.tolist()])
+
+
+def targets_of(asked: list[Asked], mask_size: int, device: torch.device) -> Targets:
+    """What the pairs of a step should yield."""
+    counts = torch.tensor([len(a.concept.boxes_xyxy) for a in asked])
+    boxes = np.concatenate([a.concept.boxes_xyxy for a in asked]) if asked else np.zeros((0, 4), np.float32)
+    masks = np.concatenate([a.concept.masks for a in asked])
+    has_mask = np.repeat([a.concept.has_masks for a in asked], counts.numpy())
+    return Targets(
+        pair=torch.arange(len(asked)).repeat_interleave(counts).to(device),
+        boxes_cxcywh=xyxy_to_cxcywh(torch.from_numpy(boxes.reshape(-1, 4))).to(device),
+        num_pairs=len(asked),
+        masks=torch.from_numpy(masks.reshape(-1, mask_size, mask_size)).to(device),
+        has_mask=torch.from_numpy(has_mask).to(device),
+    )
+
+
+def rate_factor(step: int, config: FinetuneConfig) -> float:
+    """Share of the peak rate at a step: linear warm-up, then half a cosine down to a fiftieth."""
+    progress = step / config.steps
+    return min(1.0, (step + 1) / config.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def describe_run(adapter: Adapter, examples: ExampleSet, config: FinetuneConfig) -> dict[str, Any]:
+    """What must be equal for a run to be continued."""
+    return {
+        "config": asdict(config),
+        "plan": asdict(adapter.plan),
+        "phrases": list(adapter.phrases),
+        "base": adapter.base,
+        "pictures": [e.image_id for e in examples],
+    }
+
+
+class _Run:
+    """What a run keeps on disk: log, state, best and last adapter."""
+
+    def __init__(self, out: Path, adapter: Adapter, optimiser: torch.optim.Optimizer, description: dict[str, Any]):
+        self.out, self.adapter, self.optimiser = out, adapter, optimiser
+        self.description = json.dumps(description, sort_keys=True)
+        self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
+        self.best_step, self.best_loss = 0, math.inf
+        self.best = adapter.state()
+        self.lines: list[dict[str, Any]] = []
+        out.mkdir(parents=True, exist_ok=True)
+
+    def finish_step(self, losses: dict[str, float], seconds: float) -> None:
+        self.step += 1
+        self.seconds = self.seconds_before + seconds
+        self.lines.append({"step": self.step, "seconds": round(self.seconds, 2), **losses})
+        # The best state is the one after the ten steps with the lowest mean loss: a single step says little.
+        window = [line["total"] for line in self.lines[-10:]]
+        if len(window) == 10 and (mean := sum(window) / 10) < self.best_loss:
+            self.best_step, self.best_loss, self.best = self.step, mean, self.adapter.state()
+
+    def save(self) -> None:
+        """State first, then the adapters, so that what can be continued is never older than what can be used."""
+        state = {
+            "description": self.description,
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_step": self.best_step,
+            "best_loss": self.best_loss,
+            "best": self.best,
+            "adapter": self.adapter.state(),
+            "optimiser": self.optimiser.state_dict(),
+            "lines": json.dumps(self.lines),
+        }
+        write_atomically(self.out / "state.pt", lambda path: torch.save(state, path))
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        write_atomically(self.out / "log.jsonl", lambda path: path.write_text(text))
+        last = self.adapter.state()
+        self.adapter.save(self.out / "adapter" / "last")
+        self.adapter.restore(self.best)
+        self.adapter.save(self.out / "adapter" / "best")
+        self.adapter.restore(last)
+
+    def resume(self) -> None:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state["description"] != self.description:
+            raise ValueError(
+                f"{self.out} holds a run with other settings, pictures or weights; choose another folder, or delete it to "
+                "start anew"
+            )
+        self.adapter.restore(state["adapter"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.lines, self.best = state["step"], json.loads(state["lines"]), state["best"]
+        self.seconds = self.seconds_before = state["seconds"]
+        self.best_step, self.best_loss = state["best_step"], state["best_loss"]

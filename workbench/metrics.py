@@ -1,0 +1,359 @@
+"""Detection metrics on plain arrays: the SA-Co family (cgF1, pmF1, image-level MCC), and the files it is defined on.
+
+Everything starts from one IoU matrix per (image, phrase) pair, candidates in rows and true objects in columns. Counts
+are additive over pairs, so a resampled data set is a weighted sum; average precision lives in `ranking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from workbench.ranking import IOU_THRESHOLDS, average_precision
+
+__all__ = [
+    "IOU_THRESHOLDS",
+    "PairCounts",
+    "Tally",
+    "aggregate",
+    "average_precision",
+    "box_iou",
+    "mean_hit_iou",
+    "pair_counts",
+    "rates",
+    "rle_iou",
+    "saco_image_metrics",
+    "saco_pair_counts",
+]
+
+_EPS_COUNT = 1e-4
+_EPS_IMAGE = 1e-6
+
+
+# ---------------------------------------------------------------------------------------------------- IoU matrices
+def box_iou(boxes_xywh: np.ndarray, truth_xywh: np.ndarray, *, is_crowd: bool = False) -> np.ndarray:
+    """IoU of every candidate box with every true box.
+
+    Args:
+        boxes_xywh: (D, 4) left, top, width, height; any unit, the same for both arguments.
+        truth_xywh: (G, 4).
+        is_crowd: divide by the candidate's own area instead of the union, COCO's rule for crowd regions.
+
+    Returns:
+        (D, G) float64 in 0..1; 0 where the divisor is empty.
+
+    Example:
+        >>> box_iou(np.array([[0, 0, 4, 4]]), np.array([[0, 0, 4, 2], [8, 8, 1, 1]])).tolist()
+        [[0.5, 0.0]]
+    """
+    boxes = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 1, 4)
+    truth = np.asarray(truth_xywh, dtype=np.float64).reshape(1, -1, 4)
+    ends = np.minimum(boxes[..., :2] + boxes[..., 2:], truth[..., :2] + truth[..., 2:])
+    sides = np.maximum(ends - np.maximum(boxes[..., :2], truth[..., :2]), 0.0)
+    shared = sides[..., 0] * sides[..., 1]
+    area = boxes[..., 2] * boxes[..., 3] + np.zeros_like(shared)
+    whole = area if is_crowd else area + truth[..., 2] * truth[..., 3] - shared
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+
+
+def rle_iou(rles: Sequence[Mapping[str, Any]], truth_rles: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """IoU of every candidate mask with every true mask, from compressed COCO run lengths.
+
+    Args:
+        rles: D masks `{"size": [height, width], "counts": str | bytes}`.
+        truth_rles: G masks of the same size.
+
+    Returns:
+        (D, G) float64 in 0..1.
+
+    Raises:
+        ValueError: the masks do not all have the same size.
+    """
+    if not rles or not truth_rles:
+        return np.zeros((len(rles), len(truth_rles)))
+    sizes = {tuple(rle["size"]) for rle in (*rles, *truth_rles)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"masks of sizes {sorted(sizes)} were given, expected one [height, width]; "
+            "bring the candidates to the size of the labelled image first"
+        )
+    from faster_coco_eval.core import mask as coco_mask
+
+    overlaps = coco_mask.iou([dict(rle) for rle in rles], [dict(rle) for rle in truth_rles], [0] * len(truth_rles))
+    return np.asarray(overlaps, dtype=np.float64).reshape(len(rles), len(truth_rles))
+
+
+# ------------------------------------------------------------------------------------------- counts of the SA-Co family
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """Counts of one (image, phrase) pair at the ten IoU thresholds 0.50, 0.55, ... 0.95.
+
+    Args:
+        tp, fp, fn: (10,) int64 found objects, false candidates, missed objects.
+        num_truth: true objects G.
+        num_kept: candidates D above the score threshold.
+        hit_iou: (H,) IoU of the matched candidates with IoU >= 0.5.
+    """
+
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    num_truth: int
+    num_kept: int
+    hit_iou: np.ndarray
+
+    @property
+    def local_f1(self) -> np.ndarray:
+        """(10,) F1 of this pair alone, with the evaluator's epsilons; zeros when nothing is true or nothing is kept."""
+        return _f1(_share(self.tp, self.fp), _share(self.tp, self.fn))
+
+    @property
+    def is_silent_and_absent(self) -> bool:
+        """True when there is no object and no candidate."""
+        return self.num_truth == 0 and self.num_kept == 0
+
+
+def pair_counts(iou: np.ndarray) -> PairCounts:
+    """Counts of one pair; candidates and objects are assigned so that the SUM of IoU is largest, as SA-Co does.
+
+    Args:
+        iou: (D, G) of the candidates above the score threshold; D or G may be 0.
+
+    Returns:
+        The counts.
+
+    Example:
+        >>> counts = pair_counts(np.array([[0.9, 0.0], [0.2, 0.6], [0.0, 0.1]]))
+        >>> counts.tp.tolist(), counts.fp[0].item(), counts.fn[-1].item()
+        ([2, 2, 2, 1, 1, 1, 1, 1, 1, 0], 1, 2)
+    """
+    iou = np.asarray(iou, dtype=np.float64)
+    if iou.ndim != 2:
+        raise ValueError(f"iou has shape {iou.shape}, expected (D, G); use np.zeros((D, 0)) where there is no object")
+    num_kept, num_truth = iou.shape
+    matched = iou[linear_sum_assignment(iou, maximize=True)]
+    tp = (matched[:, None] >= IOU_THRESHOLDS).sum(axis=0)
+    return PairCounts(
+        tp=tp,
+        fp=num_kept - tp,
+        fn=num_truth - tp,
+        num_truth=num_truth,
+        num_kept=num_kept,
+        hit_iou=matched[matched >= IOU_THRESHOLDS[0]],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Additive statistics; one row per pair after `of`, one row per resample after `weighted`.
+
+    Args:
+        tp, fp, fn, fp_positive, local_f1: (R, 10); `fp_positive` and `local_f1` only from pairs with objects.
+        image_tp, image_fp, image_tn, image_fn: (R,) pairs by kind: is an object there, is a candidate there.
+        hits, hit_iou: (R,) number of matched candidates with IoU >= 0.5, and the sum of their IoU.
+    """
+
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    fp_positive: np.ndarray
+    local_f1: np.ndarray
+    image_tp: np.ndarray
+    image_fp: np.ndarray
+    image_tn: np.ndarray
+    image_fn: np.ndarray
+    hits: np.ndarray
+    hit_iou: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Sequence[PairCounts]) -> Tally:
+        """One row per pair.
+
+        Raises:
+            ValueError: no pair was given.
+        """
+        if not pairs:
+            raise ValueError("0 pairs were given, expected at least one (image, phrase) pair with a known answer")
+        is_true = np.array([pair.num_truth > 0 for pair in pairs])
+        is_kept = np.array([pair.num_kept > 0 for pair in pairs])
+        fp = np.stack([pair.fp for pair in pairs]).astype(np.float64)
+        return cls(
+            tp=np.stack([pair.tp for pair in pairs]).astype(np.float64),
+            fp=fp,
+            fn=np.stack([pair.fn for pair in pairs]).astype(np.float64),
+            fp_positive=fp * is_true[:, None],
+            local_f1=np.stack([pair.local_f1 for pair in pairs]) * is_true[:, None],
+            image_tp=(is_true & is_kept).astype(np.float64),
+            image_fp=(~is_true & is_kept).astype(np.float64),
+            image_tn=(~is_true & ~is_kept).astype(np.float64),
+            image_fn=(is_true & ~is_kept).astype(np.float64),
+            hits=np.array([pair.hit_iou.size for pair in pairs], dtype=np.float64),
+            hit_iou=np.array([pair.hit_iou.sum() for pair in pairs], dtype=np.float64),
+        )
+
+    def weighted(self, weights: np.ndarray) -> Tally:
+        """Sums with every row counted `weights` times.
+
+        Args:
+            weights: (R, P) how often each of the P rows occurs in each of R resamples; all ones for the plain sum.
+
+        Returns:
+            A tally of R rows.
+        """
+        return Tally(*(weights @ getattr(self, field.name) for field in fields(self)))
+
+
+def rates(tally: Tally) -> dict[str, np.ndarray]:
+    """The 26 values of the SA-Co image evaluator, one per row of the tally.
+
+    Args:
+        tally: R rows of sums.
+
+    Returns:
+        Name -> (R,) fractions; plain names are means over the ten thresholds; an undefined `positive_macro_F1` is -1.
+    """
+    recall = _share(tally.tp, tally.fn)
+    precision = _share(tally.tp, tally.fp)
+    positive_precision = _share(tally.tp, tally.fp_positive)
+    positive_f1 = _f1(positive_precision, recall)
+    counted = np.broadcast_to(tally.image_tp[..., None], tally.local_f1.shape)  # pairs missed outright are left out
+    macro_f1 = np.divide(tally.local_f1, counted, out=np.full_like(tally.local_f1, -1.0), where=counted > 0)
+    tp, fp, tn, fn = tally.image_tp, tally.image_fp, tally.image_tn, tally.image_fn
+    image_precision, image_recall = tp / (tp + fp + _EPS_IMAGE), tp / (tp + fn + _EPS_IMAGE)
+    mcc = (tp * tn - fp * fn) / (np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) + _EPS_IMAGE)
+    by_threshold = {
+        "cgF1": positive_f1 * mcc[..., None],
+        "precision": precision,
+        "recall": recall,
+        "F1": _f1(precision, recall),
+        "positive_macro_F1": macro_f1,
+        "positive_micro_F1": positive_f1,
+        "positive_micro_precision": positive_precision,
+    }
+    return {
+        **{name: values.mean(axis=-1) for name, values in by_threshold.items()},
+        "IL_precision": image_precision,
+        "IL_recall": image_recall,
+        "IL_F1": 2 * image_precision * image_recall / (image_precision + image_recall + _EPS_IMAGE),
+        "IL_FPR": fp / (fp + tn + _EPS_IMAGE),
+        "IL_MCC": mcc,
+        **{f"{name}@0.5": values[..., 0] for name, values in by_threshold.items()},
+        **{f"{name}@0.75": values[..., 5] for name, values in by_threshold.items()},
+    }
+
+
+def mean_hit_iou(tally: Tally) -> np.ndarray:
+    """(R,) mean IoU of the matched candidates with IoU >= 0.5; NaN where there is no hit."""
+    return np.divide(tally.hit_iou, tally.hits, out=np.full_like(tally.hits, np.nan), where=tally.hits > 0)
+
+
+def aggregate(pairs: Sequence[PairCounts]) -> dict[str, float]:
+    """The 26 values of the SA-Co image evaluator over a set of pairs.
+
+    Args:
+        pairs: counts of each (image, phrase) pair, absent phrases included: without them IL_MCC and cgF1 are 0.
+
+    Returns:
+        Name -> fraction.
+
+    Example:
+        >>> found, silent = pair_counts(np.array([[0.8]])), pair_counts(np.zeros((0, 0)))
+        >>> values = aggregate([found, silent])
+        >>> round(values["IL_MCC"], 3), round(values["positive_micro_F1"], 3)
+        (1.0, 0.7)
+    """
+    totals = Tally.of(pairs).weighted(np.ones((1, len(pairs))))
+    return {name: float(values[0]) for name, values in rates(totals).items()}
+
+
+def _share(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    return part / (part + rest + _EPS_COUNT)
+
+
+def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    return 2 * precision * recall / (precision + recall + _EPS_COUNT)
+
+
+# --------------------------------------------------------------------------------------------------- SA-Co JSON files
+def saco_pair_counts(
+    ground_truths: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    iou_type: Literal["segm", "bbox"] = "segm",
+    score_threshold: float = 0.5,
+) -> dict[int, PairCounts]:
+    """Counts of every evaluated pair of a SA-Co image file; with several annotators, against the one that agrees best.
+
+    Args:
+        ground_truths: one file content per annotator; an entry of `images` is an (image, phrase) pair.
+        predictions: `image_id`, `category_id`, `score` and `segmentation` (compressed RLE) or `bbox` (xywh, fractions).
+        iou_type: "segm" compares masks, "bbox" compares the box fields.
+        score_threshold: candidates with at least this score count.
+
+    Returns:
+        Pair id -> counts, for the pairs that no annotator marks as not exhaustive.
+
+    Raises:
+        ValueError: no annotator, unknown `iou_type`, no evaluated pair, or an entry without the field that is compared.
+    """
+    field = {"segm": "segmentation", "bbox": "bbox"}.get(iou_type)
+    if field is None or not ground_truths:
+        received = f"iou_type {iou_type!r} and {len(ground_truths)} annotators"
+        raise ValueError(f"got {received}; expected 'segm' or 'bbox' and at least one annotator")
+    entries = [image for truth in ground_truths for image in truth["images"]]
+    excluded = {image["id"] for image in entries if not image.get("is_instance_exhaustive", 1)}
+    ids = [image["id"] for image in ground_truths[0]["images"] if image["id"] not in excluded]
+    if not ids:
+        raise ValueError(
+            f"{len(excluded)} pairs were given and none is marked is_instance_exhaustive by every annotator; expected "
+            "at least one, because only exhaustively labelled pairs can be scored"
+        )
+    categories = {category["id"] for category in ground_truths[0]["categories"]}
+    kept = [p for p in predictions if p["score"] >= score_threshold and p["category_id"] in categories]
+    candidates = _by_pair(kept, field, "prediction")
+    best: dict[int, PairCounts] = {}
+    for truth in ground_truths:
+        objects = _by_pair([a for a in truth["annotations"] if not a.get("iscrowd", 0)], field, "annotation")
+        known = {image["id"] for image in truth["images"]}
+        for pair_id in (pair_id for pair_id in ids if pair_id in known):
+            found, true = candidates.get(pair_id, []), objects.get(pair_id, [])
+            iou = rle_iou(found, true) if iou_type == "segm" else box_iou(np.array(found), np.array(true))
+            counts = pair_counts(iou)
+            if pair_id not in best or _agrees_more(counts, best[pair_id]):
+                best[pair_id] = counts
+    return best
+
+
+def saco_image_metrics(
+    ground_truths: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    iou_type: Literal["segm", "bbox"] = "segm",
+    score_threshold: float = 0.5,
+) -> dict[str, float]:
+    """The 26 values of the SA-Co image evaluator for file contents; arguments and errors as `saco_pair_counts`.
+
+    Returns:
+        Name -> fraction (multiply by 100 for the paper's style).
+    """
+    return aggregate(list(saco_pair_counts(ground_truths, predictions, iou_type, score_threshold).values()))
+
+
+def _by_pair(entries: Sequence[Mapping[str, Any]], field: str, kind: str) -> dict[int, list[Any]]:
+    grouped: dict[int, list[Any]] = {}
+    for entry in entries:
+        if entry.get(field) is None:
+            raise ValueError(
+                f"the {kind} for image_id {entry['image_id']} has the fields {sorted(entry)}, expected {field!r} among "
+                "them; add it or compare with the other iou_type"
+            )
+        grouped.setdefault(entry["image_id"], []).append(entry[field])
+    return grouped
+
+
+def _agrees_more(counts: PairCounts, best: PairCounts) -> bool:
+    if counts.is_silent_and_absent or best.is_silent_and_absent:
+        return not best.is_silent_and_absent
+    return bool(counts.local_f1.mean() > best.local_f1.mean())

@@ -1,0 +1,153 @@
+"""Objects drawn on images: translucent areas, outlines and tags in colours that colour-blind people can tell apart.
+Arrays come in and new uint8 arrays go out; only the part of the image around each object is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation, binary_erosion
+
+from workbench.examples import boxes_of_masks
+
+Colour = tuple[int, int, int]
+# Okabe and Ito's colours, which colour-blind people can tell apart, then five of Paul Tol's muted set
+PALETTE: tuple[Colour, ...] = tuple(
+    (code >> 16, code >> 8 & 255, code & 255)
+    for code in (0x0072B2, 0xE69F00, 0x009E73, 0xD55E00, 0xCC79A7, 0x56B4E9, 0xF0E442)
+    + (0x332288, 0x44AA99, 0x882255, 0x999933, 0xBBBBBB)
+)
+
+
+def overlay(
+    image: np.ndarray,
+    masks: np.ndarray | None,
+    boxes_xyxy_px: np.ndarray | None = None,
+    scores: Sequence[float] | None = None,
+    labels: Sequence[str] | None = None,
+    colours: Sequence[Colour] | None = None,
+    fill: float = 0.4,
+) -> np.ndarray:
+    """The image with objects drawn on it: translucent area, outline, and a tag with number, label and score.
+
+    Args:
+        image: (H,W,3) uint8 RGB; is not changed.
+        masks: (N,H,W) bool, or None to draw boxes only.
+        boxes_xyxy_px: (N,4) pixels; drawn as frames where there are no masks.
+        scores: (N,) 0..1, written into the tags.
+        labels: (N,) texts for the tags in place of the running number; an empty text leaves the tag out.
+        colours: (N,) RGB; the palette in turn when left out.
+        fill: 0 (outline only) to 1 (opaque).
+
+    Returns:
+        (H,W,3) uint8.
+
+    Raises:
+        ValueError: masks of another size than the image, or lists of different lengths.
+
+    Example:
+        >>> mask = np.zeros((1, 32, 32), bool); mask[0, 8:20, 8:20] = True
+        >>> overlay(np.zeros((32, 32, 3), np.uint8), mask, labels=[""])[14, 14].tolist()
+        [0, 46, 71]
+    """
+    masks = np.zeros((0, *image.shape[:2]), bool) if masks is None else np.asarray(masks)
+    boxes = boxes_of_masks(masks) if len(masks) or boxes_xyxy_px is None else np.asarray(boxes_xyxy_px)
+    if len(masks) and masks.shape[1:] != image.shape[:2]:
+        raise ValueError(
+            f"masks are {masks.shape[1:]}, the image {image.shape[:2]} (height, width); expected the same size. "
+            "Resize the masks with nearest neighbour."
+        )
+    for name, values in (("scores", scores), ("labels", labels), ("colours", colours)):
+        if values is not None and len(values) != len(boxes):
+            raise ValueError(f"{len(values)} {name} for {len(boxes)} objects; expected one each.")
+    colours = colours or [PALETTE[number % len(PALETTE)] for number in range(len(boxes))]
+    thickness = max(1, round(min(image.shape[:2]) / 160))
+    canvas = image.copy()
+    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(1) if len(boxes) else []
+    for number in np.argsort(sizes)[::-1]:
+        if len(masks):
+            _paint(canvas, masks[number], boxes[number], colours[number], thickness, fill)
+        else:
+            _frame(canvas, boxes[number], colours[number], thickness)
+    tags = _tags(len(boxes), scores, labels)
+    return _with_tags(canvas, _anchors(masks, boxes), tags, colours) if any(tags) else canvas
+
+
+def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: Colour, thickness: int, fill: float) -> None:
+    height, width = mask.shape
+    margin = thickness + 1
+    x0, y0 = (max(0, int(value) - margin) for value in box[:2])
+    x1, y1 = min(width, int(box[2]) + margin), min(height, int(box[3]) + margin)
+    inside = mask[y0:y1, x0:x1]
+    if not inside.any():
+        return
+    part = canvas[y0:y1, x0:x1]
+    line = inside & ~binary_erosion(inside, iterations=thickness, border_value=1)
+    halo = binary_dilation(inside) & ~inside
+    part[inside] = np.round((1 - fill) * part[inside] + fill * np.array(colour)).astype(np.uint8)
+    part[halo] = 255
+    part[line] = colour
+
+
+def _frame(canvas: np.ndarray, box: np.ndarray, colour: Colour, thickness: int) -> None:
+    height, width = canvas.shape[:2]
+    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    x1, y1 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
+    for grow, shade in ((thickness + 1, (255, 255, 255)), (thickness, colour)):
+        frame = np.zeros((y1 - y0, x1 - x0), bool)
+        frame[:grow], frame[-grow:], frame[:, :grow], frame[:, -grow:] = True, True, True, True
+        canvas[y0:y1, x0:x1][frame] = shade
+
+
+def _tags(num: int, scores: Sequence[float] | None, labels: Sequence[str] | None) -> list[str]:
+    tags = [str(number + 1) for number in range(num)] if labels is None else list(labels)
+    if scores is None:
+        return tags
+    return [f"{tag}  {score:.2f}".strip() for tag, score in zip(tags, scores, strict=True)]
+
+
+def _anchors(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N,2) where the tags stand: the first pixel of each mask's top row, or the corner of its box."""
+    anchors = boxes[:, :2].astype(float)
+    for anchor, mask in zip(anchors, masks, strict=False):
+        anchor[0] = mask[int(anchor[1])].argmax()
+    return anchors
+
+
+def _with_tags(canvas: np.ndarray, anchors: np.ndarray, tags: Sequence[str], colours: Sequence[Colour]) -> np.ndarray:
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(9, round(min(canvas.shape[:2]) / 26)))
+    for anchor, tag, colour in zip(anchors, tags, colours, strict=True):
+        if not tag:
+            continue
+        left, top, right, bottom = draw.textbbox((0, 0), tag, font=font)
+        width, height = right - left + 6, bottom - top + 5
+        x = int(np.clip(anchor[0], 0, max(0, picture.width - width)))
+        y = int(np.clip(anchor[1] - height, 0, max(0, picture.height - height)))
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour, outline=(255, 255, 255))
+        is_light = np.dot(colour, (0.299, 0.587, 0.114)) > 140
+        draw.text((x + 3 - left, y + 2 - top), tag, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
+    return np.asarray(picture)
+
+
+def fit_image(image: np.ndarray, side: int) -> np.ndarray:
+    """The (H,W,3) image scaled so that its longest side is `side` pixels."""
+    scale = side / max(image.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def fit_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N,H,W) bool masks at another size (height, width), nearest neighbour."""
+    if not len(masks):
+        return np.zeros((0, *size), bool)
+    rows, columns = ((np.arange(new) * old) // new for old, new in zip(masks.shape[1:], size, strict=True))
+    return masks[:, rows[:, None], columns]
+
+
+def fit_boxes(boxes_xyxy_px: np.ndarray, old_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """(N,4) boxes of an image of `old_size` (height, width) in the pixels of the same image at `size`."""
+    return boxes_xyxy_px * np.array([size[1] / old_size[1], size[0] / old_size[0]] * 2)

@@ -1,0 +1,196 @@
+"""The losses of both pre-training stages.
+
+Stage 1 asks every cell of the feature maps what object it lies on and which phrases hold there. Stage 2 is the detector's
+own criterion, with two additions that teach faster: probe queries at known objects, and a coarse map of the phrase.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3.boxes import cxcywh_to_xyxy, matched_iou, xyxy_to_cxcywh
+from sam3.config import Sam3Config
+from sam3.detector.criterion import LossWeights, criterion, dice_loss, sigmoid_focal
+from sam3.detector.matcher import Targets
+from sam3.image_encoder import ImageFeatures
+from sam3.model import Sam3
+from workbench.domains import shapes
+from workbench.pretrain.batches import SceneBatch, ask, masks_of, probes
+
+KINDS, COLOURS = tuple(shapes.KINDS), (*shapes.COLOURS, shapes.UNNAMED_COLOUR)
+ATTRIBUTES = {"kind": KINDS, "colour": COLOURS, "texture": shapes.TEXTURES, "size": shapes.SIZES}
+
+
+class DenseHeads(nn.Module):
+    """Per-cell predictions that exist only while the encoders learn: attributes, box, outline, phrases."""
+
+    def __init__(self, config: Sam3Config):
+        super().__init__()
+        width = config.detector.width
+        channels = sum(len(values) for values in ATTRIBUTES.values()) + 1 + 4
+        self.cell = nn.ModuleList(nn.Conv2d(width, channels, 1) for _ in range(2))
+        self.outline = nn.Conv2d(width, 2, 1)
+        self.phrase = nn.Linear(width, width)
+        self.fused = nn.Linear(width, 1)
+        self.phrase_bias = nn.Parameter(torch.tensor(-2.0))
+
+
+def cell_losses(prediction: Tensor, batch: SceneBatch) -> tuple[Tensor, dict[str, float]]:
+    """Attributes and boxes of the object under each cell centre; background counts a tenth.
+
+    Args:
+        prediction: (B, channels, g, g).
+    """
+    grid, side = prediction.shape[-1], batch.instance_map.shape[-1]
+    stride = side // grid
+    label = batch.instance_map[:, stride // 2 :: stride, stride // 2 :: stride]  # (B, g, g)
+    count = max(len(s.objects) for s in batch.scenes) + 1
+    table = torch.zeros(len(batch.scenes), count, len(ATTRIBUTES), dtype=torch.long)
+    boxes = torch.full((len(batch.scenes), count, 4), 0.5)
+    for row, (scene, corners) in enumerate(zip(batch.scenes, batch.boxes_xyxy_px, strict=True)):
+        for column, o in enumerate(scene.objects, start=1):
+            table[row, column] = torch.tensor([values.index(getattr(o, a)) for a, values in ATTRIBUTES.items()])
+        boxes[row, 1 : len(corners) + 1] = torch.from_numpy(corners) / side
+    image = torch.arange(len(batch.scenes), device=label.device)[:, None, None].expand_as(label)
+    truth, corners = table.to(label.device)[image, label], boxes.to(label.device)[image, label]
+    is_object = label > 0
+    parts = prediction.permute(0, 2, 3, 1).split([*(len(v) for v in ATTRIBUTES.values()), 1, 4], dim=-1)
+    loss = F.binary_cross_entropy_with_logits(parts[-2].squeeze(-1), is_object.float())
+    accuracy = {}
+    for index, (name, weight) in enumerate({"kind": 2.0, "colour": 1.0, "texture": 1.0, "size": 0.5}.items()):
+        logits, wanted = parts[index][is_object], truth[..., index][is_object]
+        loss = loss + weight * F.cross_entropy(logits, wanted)
+        accuracy[name] = (logits.argmax(-1) == wanted).float().mean().item()
+    centres = (torch.arange(grid, device=label.device) + 0.5) / grid
+    centre = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).expand(len(label), -1, -1, -1)
+    reach = F.softplus(parts[-1][is_object].float() - 2.0)
+    found = torch.cat([centre[is_object] - reach[:, :2], centre[is_object] + reach[:, 2:]], dim=-1)
+    _, giou = matched_iou(found, corners[is_object])
+    return loss + 2 * (found - corners[is_object]).abs().sum(-1).mean() + (1 - giou).mean(), accuracy
+
+
+def dense_loss(
+    model: Sam3, heads: DenseHeads, batch: SceneBatch, rng: np.random.Generator, *, use_fine: bool
+) -> tuple[Tensor, dict[str, float]]:
+    """Stage-1 loss of one batch; `use_fine` lets the two fine maps take part."""
+    encoder = model.image_encoder
+    if use_fine:
+        pyramid = encoder(batch.pixel_values).pyramid
+    else:
+        pyramid = (None, None, encoder.pyramid[2](encoder.trunk(batch.pixel_values)))
+    loss, values = cell_losses(heads.cell[0](pyramid[2]), batch)
+    if use_fine:
+        loss = loss + 0.5 * cell_losses(heads.cell[1](pyramid[1]), batch)[0]
+        loss = loss + outline_loss(heads.outline(pyramid[0]), batch.instance_map)
+    phrases = [shapes.sample_phrases(rng, scene, 5, 5) for scene in batch.scenes]
+    text = model.encode_text([p.text for per_scene in phrases for p in per_scene])
+    pooled = (text.tokens * text.is_valid[..., None]).sum(1) / text.is_valid.sum(1, keepdim=True)
+    vectors = heads.phrase(pooled)
+    grid = pyramid[2].shape[-1]
+    stride = batch.instance_map.shape[-1] // grid
+    label = batch.instance_map[:, stride // 2 :: stride, stride // 2 :: stride]
+    start, terms = 0, []
+    for row, (scene, per_scene) in enumerate(zip(batch.scenes, phrases, strict=True)):
+        holds = torch.tensor([[False, *(p.matches(o) for o in scene.objects)] for p in per_scene], device=label.device)
+        wanted = holds[:, label[row]].float()
+        logits = torch.einsum("nc,chw->nhw", vectors[start : start + len(per_scene)], pyramid[2][row]) / 10
+        terms.append(sigmoid_focal(logits + heads.phrase_bias, wanted, alpha=0.6, gamma=1.0).mean())
+        start += len(per_scene)
+    alignment = torch.stack(terms).mean()
+    return loss + 6 * alignment, {**values, "alignment": alignment.item()}
+
+
+def outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
+    """Foreground and object edges on the finest map."""
+    grid = prediction.shape[-1]
+    rows = ((torch.arange(grid, device=labels.device) + 0.5) * labels.shape[-1] / grid).long()
+    small = labels[:, rows][:, :, rows]
+    edge = torch.zeros_like(small, dtype=torch.bool)
+    edge[:, 1:] |= small[:, 1:] != small[:, :-1]
+    edge[:, :, 1:] |= small[:, :, 1:] != small[:, :, :-1]
+    truth = torch.stack([small > 0, edge], dim=1).float()
+    return F.binary_cross_entropy_with_logits(prediction, truth)
+
+
+def full_loss(
+    model: Sam3,
+    heads: DenseHeads,
+    batch: SceneBatch,
+    rng: np.random.Generator,
+    *,
+    phrases: int,
+    exemplar_share: float,
+    weights: LossWeights,
+    with_masks: bool,
+) -> tuple[Tensor, dict[str, float]]:
+    """Stage-2 loss: the detector's own losses, plus probes and the coarse phrase map."""
+    device, side = batch.pixel_values.device, batch.instance_map.shape[-1]
+    half = phrases // 2
+    questions = [
+        [ask(scene, p, rng, exemplar_share) for p in shapes.sample_phrases(rng, scene, half, phrases - half)]
+        for scene in batch.scenes
+    ]
+    flat = [q for per_scene in questions for q in per_scene]
+    image_of = [row for row, per_scene in enumerate(questions) for _ in per_scene]
+    boxes = [torch.from_numpy(xyxy) / side for xyxy in batch.boxes_xyxy_px]
+    pair = torch.tensor([p for p, q in enumerate(flat) for _ in q.found], dtype=torch.long)
+    number = torch.tensor([n for q in flat for n in q.found], dtype=torch.long)
+    image = torch.tensor([image_of[p] for p in pair.tolist()], dtype=torch.long)
+    present = [p for p, q in enumerate(flat) if q.found]
+    mask_pairs = torch.tensor(sorted(rng.permutation(present)[: len(batch.scenes)].tolist()), dtype=torch.long)
+    truth = torch.stack([boxes[i][n] for i, n in zip(image.tolist(), number.tolist(), strict=True)])
+    targets = Targets(
+        pair=pair.to(device),
+        boxes_cxcywh=xyxy_to_cxcywh(truth).to(device),
+        num_pairs=len(flat),
+        masks=masks_of(batch.instance_map, image.to(device), number.to(device), 2),
+        has_mask=torch.isin(pair, mask_pairs).to(device),
+    )
+    probe_boxes, probe_truth, probe_valid = probes(boxes, image_of, rng)
+    encoder = model.image_encoder
+    if with_masks:
+        features = encoder(batch.pixel_values)
+    else:
+        features = ImageFeatures((encoder.pyramid[2](encoder.trunk(batch.pixel_values)),))
+    output = model.detect(
+        features,
+        [[q.prompt for q in per_scene] for per_scene in questions],
+        with_masks=with_masks,
+        mask_pairs=mask_pairs.to(device),
+        probe_boxes_cxcywh=probe_boxes.to(device),
+    )
+    losses = criterion(output, targets, weights)
+    # Probes: a query at every object of the picture, asked whether that object is what the phrase says.
+    is_found = torch.zeros(probe_valid.shape)
+    is_found[pair, number] = 1.0
+    is_found, valid, probe_truth = is_found.to(device), probe_valid.to(device), probe_truth.to(device)
+    probe_loss = losses.total.new_zeros(())
+    for layer in output.probes:
+        answer = F.binary_cross_entropy_with_logits(layer.pred_logits, is_found, reduction="none")
+        share = torch.where(is_found.bool(), 2.0, 1.0) * valid
+        predicted, wanted = layer.pred_boxes_cxcywh[valid], probe_truth[valid]
+        _, giou = matched_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+        box = 5 * (predicted - wanted).abs().sum(-1).mean() + 2 * (1 - giou).mean()
+        probe_loss = probe_loss + 3 * (answer * share).sum() / share.sum() + 0.5 * box
+    # Coarse phrase map: after fusion, each cell should know whether it belongs to what is searched.
+    grid = round(math.sqrt(output.fused_tokens.shape[1]))
+    phrase_map = heads.fused(output.fused_tokens).squeeze(-1).unflatten(1, (grid, grid))
+    union = torch.zeros(len(flat), grid, grid, device=device)
+    coarse = masks_of(batch.instance_map, image.to(device), number.to(device), side // grid).float()
+    union = union.index_add(0, pair.to(device), coarse).clamp(max=1)
+    phrase_loss = sigmoid_focal(phrase_map, union, alpha=0.6, gamma=1.0).mean() * 10
+    present_rows = union.flatten(1).any(1)
+    if present_rows.any():
+        phrase_loss = phrase_loss + dice_loss(phrase_map[present_rows], union[present_rows]).mean()
+    wrong = (output.presence_logits.detach() > 0) != targets.is_present
+    return losses.total + probe_loss + 2 * phrase_loss, {
+        **losses.to_floats(),
+        "probe": probe_loss.item(),
+        "phrase_map": phrase_loss.item(),
+        "presence_accuracy": 1 - wrong.float().mean().item(),
+    }

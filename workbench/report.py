@@ -1,0 +1,420 @@
+"""The report of an adaptation: one HTML file that explains itself, works offline and prints, and the numbers as JSON.
+Two evaluations, their comparison and the measured pictures come in; everything shown is computed from them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from workbench.report_style import EVENTS, LIMITS, METRICS, PAGE, STYLE, WORSE_EVENTS
+from workbench.show import draw_answer, draw_truth, plot_training, records_of, verdict_of, worth_seeing
+
+if TYPE_CHECKING:
+    from workbench.compare import Comparison, Delta, PairChange
+    from workbench.evaluate import Evaluation, PairRecord
+    from workbench.examples import ExampleSet
+
+MAX_PAIRS = 24
+MAX_ROWS = 12
+PICTURE_SIDE_PX = 420
+NOT_DEFINED = "\u2013"
+
+
+def write_report(
+    out_dir: str | Path,
+    *,
+    before: Evaluation,
+    after: Evaluation,
+    comparison: Comparison,
+    examples: ExampleSet,
+    log: str | Path | None,
+    facts: Mapping[str, str],
+    learned_ids: Collection[str] | None = None,
+) -> Path:
+    """Writes `report.html` and `comparison.json`.
+
+    Args:
+        out_dir: folder, made if needed.
+        before, after: evaluations of the same pairs.
+        comparison: of these two.
+        examples: the pictures they were made on.
+        log: JSON Lines of the training (see `show.plot_training`), None when there was none.
+        facts: settings to list, name -> value. "checkpoint" and "adapter" (paths or names), when given, also appear in
+            the lines of code that load the adapter again.
+        learned_ids: image_ids of the pictures that were learned from; lets the report say whether the measured
+            pictures are unseen.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ValueError: the comparison is not of these evaluations.
+    """
+    _check(before, after, comparison)
+    sections = {
+        "Numbers": _metrics_table(comparison),
+        "Pictures": _pictures(before, after, comparison, examples),
+        "Phrases that are not in the picture": _refusals(before, after),
+        "Phrases that are in the picture": _findings(before, after),
+        "Training": _training(log),
+        "Settings": _settings(before, after, facts),
+        "Use the adapter again": _use_again(facts),
+        "Limits": _limits(before, after, comparison),
+    }
+    body = [f'<p class="headline">{escape(headline(before, comparison, learned_ids))}</p>']
+    body += [f"<p>{escape(sentence)}</p>" for sentence in _second_sentences(before, after, comparison)]
+    body += [f'<p class="warning">{escape(text)}</p>' for text in _warnings(comparison, before, learned_ids)]
+    links = " ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in sections)
+    body.append(f"<nav>{links}</nav>")
+    body += [
+        f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{content}</section>'
+        for title, content in sections.items()
+    ]
+    page = PAGE.format(title=escape(f"Before and after: {before.data}"), style=STYLE, body="\n".join(body))
+    target = Path(out_dir) / "report.html"
+    comparison.save(target.with_name("comparison.json"))
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection[str] | None = None) -> str:
+    """The result in one sentence, e.g. "On 12 unseen pictures with 60 questions, cgF1 went from 12.3 to 71.0 (...)"."""
+    name = _main_metric(comparison)
+    delta = comparison.metrics[name]
+    measured = {record.image_id for record in before.records}
+    unseen = "unseen " if learned_ids is not None and not measured & set(learned_ids) else ""
+    asked = f"On {_count(len(measured), f'{unseen}picture')} with {_count(len(comparison.pairs), 'question')}"
+    if not math.isfinite(delta.delta):
+        return f"{asked}, {name} cannot be told: {_percent(delta.before)} before, {_percent(delta.after)} after."
+    went = f"{name} went from {_percent(delta.before)} to {_percent(delta.after)}"
+    change = f"{100 * delta.delta:+.1f}"
+    if delta.ci95 is not None:
+        change += f", 95 % interval {100 * delta.ci95[0]:+.1f} to {100 * delta.ci95[1]:+.1f}"
+    return f"{asked}, {went} ({change})."
+
+
+def _check(before: Evaluation, after: Evaluation, comparison: Comparison) -> None:
+    pairs = {(pair.image_id, pair.phrase) for pair in comparison.pairs}
+    for name, evaluation in (("before", before), ("after", after)):
+        found = set(records_of(evaluation))
+        if found != pairs:
+            raise ValueError(
+                f"the comparison has {len(pairs)} pairs, {name!r} has {len(found)}, {len(found & pairs)} in common; "
+                "expected the same. Pass compare(before, after) of these two evaluations."
+            )
+
+
+def _main_metric(comparison: Comparison) -> str:
+    return "cgF1" if math.isfinite(comparison.metrics["cgF1"].delta) else "box_cgF1"
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+def _second_sentences(before: Evaluation, after: Evaluation, comparison: Comparison) -> list[str]:
+    delta = comparison.metrics[_main_metric(comparison)]
+    if delta.ci95 is None:
+        verdict = "There are too few pictures to say how much of the change is chance."
+    elif delta.is_certain:
+        verdict = f"The change is {'an improvement' if delta.delta > 0 else 'a loss'} beyond the chance of the sample."
+    else:
+        verdict = "The interval includes 0: this may be chance, measure on more pictures."
+    sentences = [verdict]
+    absent = comparison.metrics["IL_FPR"]
+    if any(record.num_truth == 0 for record in before.records):
+        sentences[0] += (
+            f" A phrase that is not in the picture was claimed in {_percent(absent.before)} % of the cases before and "
+            f"in {_percent(absent.after)} % after."
+        )
+    worse, better = len(comparison.regressions), sum(pair.delta > 0 for pair in comparison.pairs)
+    sentences.append(
+        f"Of {_count(len(comparison.pairs), 'question')}, {better} got better, {worse} got worse and "
+        f"{len(comparison.pairs) - better - worse} kept their F1. Models: {before.model!r} before, {after.model!r} "
+        f"after. {_model_size(before.model)}".rstrip()
+    )
+    return sentences
+
+
+def _model_size(model: str) -> str:
+    if re.search(r"(?<![a-z])tiny(?![a-z])", model.lower()):
+        return (
+            "This is the tiny model that comes with the workbench: a small one for trying things out. "
+            "Its numbers say nothing about how well SAM 3 itself would do."
+        )
+    return ""
+
+
+def _warnings(comparison: Comparison, before: Evaluation, learned_ids: Collection[str] | None) -> Iterable[str]:
+    shared = {record.image_id for record in before.records} & set(learned_ids or ())
+    if shared:
+        yield f"{_count(len(shared), 'measured picture')} also served for learning, so the numbers flatter the adapter."
+    refusal = comparison.metrics["IL_FPR"]
+    if refusal.delta > 0:
+        yield (
+            "The adapted model claims absent phrases more often than before. Add absent phrases to the examples and "
+            "train again before you rely on it."
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else NOT_DEFINED
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower())
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
+    """A table from cells that are HTML already; the column titles repeat beside the cells on narrow screens."""
+    top = "".join(f'<th scope="col">{title}</th>' for title in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>'
+        + "".join(
+            f'<td data-title="{title}"><span>{cell}</span></td>' for title, cell in zip(head[1:], row[1:], strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _metrics_table(comparison: Comparison) -> str:
+    rows = []
+    for name, delta in comparison.metrics.items():
+        meaning = METRICS.get(name, "")
+        interval = NOT_DEFINED
+        if delta.ci95 is not None:
+            interval = f"{100 * delta.ci95[0]:+.1f} to {100 * delta.ci95[1]:+.1f}"
+        rows.append(
+            (
+                f"{escape(name)}<small>{escape(meaning)}</small>",
+                _percent(delta.before),
+                _percent(delta.after),
+                _change(name, delta),
+                interval,
+                _track(delta),
+            )
+        )
+    note = (
+        "All values in per cent. The interval holds 95 % of the changes found when the pictures are drawn again at "
+        f"random ({comparison.num_resamples} draws over {_count(comparison.num_images, 'picture')}); a change whose "
+        "interval includes 0 is marked unsure."
+    )
+    head = ("metric", "before", "after", "change", "95 % interval", "0 to 100")
+    return f"<p>{escape(note)}</p>{_table(head, rows, 'metrics')}"
+
+
+def _change(name: str, delta: Delta) -> str:
+    if not math.isfinite(delta.delta):
+        return NOT_DEFINED
+    text = f"{100 * delta.delta:+.1f}"
+    if round(1000 * delta.delta) == 0:
+        return f"{text} <em>same</em>"
+    is_better = (delta.delta > 0) != (name == "IL_FPR")
+    kind = ("better" if is_better else "worse") if delta.is_certain else "unsure"
+    return f'{text} <em class="{kind}">{kind}</em>'
+
+
+def _track(delta: Delta) -> str:
+    if not math.isfinite(delta.delta):
+        return ""
+    start, end = (100 * min(max(value, 0.0), 1.0) for value in (delta.before, delta.after))
+    left, width = min(start, end), abs(end - start)
+    return (
+        f'<span class="track" aria-hidden="true"><i style="left:{left:.1f}%;width:{width:.1f}%"></i>'
+        f'<b class="old" style="left:{start:.1f}%"></b><b style="left:{end:.1f}%"></b></span>'
+    )
+
+
+def _by_phrase(evaluation: Evaluation, is_present: bool) -> dict[str, list[PairRecord]]:
+    groups: dict[str, list[PairRecord]] = {}
+    for record in evaluation.records:
+        if (record.num_truth > 0) == is_present:
+            groups.setdefault(record.phrase, []).append(record)
+    return groups
+
+
+def _refusals(before: Evaluation, after: Evaluation) -> str:
+    olds, news = _by_phrase(before, False), _by_phrase(after, False)
+    if not olds:
+        return (
+            "<p>No phrase was asked that is absent from a picture, so nothing is known about false claims. "
+            "Add absent phrases with <code>ExampleSet.with_absent([...])</code> and measure again.</p>"
+        )
+    totals = [[len(group), _claimed(before, group), _claimed(after, news[phrase])] for phrase, group in olds.items()]
+    order = np.lexsort([[-row[1] for row in totals], [-row[2] for row in totals]])
+    phrases = list(olds)
+    rows = [(escape(phrases[i]), str(totals[i][0]), _of(totals[i], 1), _of(totals[i], 2)) for i in order]
+    total = np.sum(totals, 0).tolist()
+    head = ("phrase", "pictures", "claimed before", "claimed after")
+    table = _worst_first(head, rows, (f"all {len(rows)} phrases", str(total[0]), _of(total, 1), _of(total, 2)))
+    return (
+        f"<p>In how many of the pictures without it a phrase was claimed all the same. Worst phrases first.</p>{table}"
+    )
+
+
+def _claimed(evaluation: Evaluation, group: Sequence[PairRecord]) -> int:
+    return sum(record.num_kept(evaluation.score_threshold) > 0 for record in group)
+
+
+def _of(counts: Sequence[int], place: int) -> str:
+    return f"{counts[place]} <small>({100 * counts[place] / max(1, counts[0]):.0f} %)</small>"
+
+
+def _findings(before: Evaluation, after: Evaluation) -> str:
+    olds, news = _by_phrase(before, True), _by_phrase(after, True)
+    if not olds:
+        return "<p>No phrase was asked that is in a picture.</p>"
+    found: list[tuple[str, list[int]]] = []
+    for phrase, group in olds.items():
+        counts = [sum(record.num_truth for record in group)]
+        for evaluation, records in ((before, group), (after, news[phrase])):
+            verdicts = [verdict_of(record, evaluation.score_threshold) for record in records]
+            counts += [sum(len(v.hits) for v in verdicts), sum(len(v.false_alarms) for v in verdicts)]
+        found.append((escape(phrase), counts))
+    found.sort(key=lambda item: (item[1][3] - item[1][1], item[0]))
+    found.append((f"all {len(found)} phrases", np.sum([counts for _, counts in found], 0).tolist()))
+    rows = [(name, str(c[0]), _of(c, 1), _of(c, 3), str(c[2]), str(c[4])) for name, c in found]
+    head = ("phrase", "objects", "found before", "found after", "false before", "false after")
+    text = "<p>An object is found when a candidate overlaps it with an IoU of 0.5 or more; other candidates are false. "
+    text += "Largest losses first.</p>"
+    return text + _worst_first(head, rows[:-1], rows[-1])
+
+
+def _worst_first(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str]) -> str:
+    """A table with its sum; of a long one the first rows, and the rest behind a click."""
+    if len(rows) <= MAX_ROWS + 4:
+        return _table(head, [*rows, total], "plain")
+    title = f"<summary>{len(rows) - MAX_ROWS} more phrases</summary>"
+    rest = _table(head, rows[MAX_ROWS:], "plain")
+    return f"{_table(head, [*rows[:MAX_ROWS], total], 'plain')}<details>{title}{rest}</details>"
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+def _pictures(before: Evaluation, after: Evaluation, comparison: Comparison, examples: ExampleSet) -> str:
+    shown = worth_seeing(comparison, MAX_PAIRS)
+    olds, news = records_of(before), records_of(after)
+    cards = []
+    for pair in shown:
+        key = (pair.image_id, pair.phrase)
+        cells = [("labelled", _labelled(pair), _truth_drawer(examples, pair))]
+        for title, record, evaluation in (("before", olds[key], before), ("after", news[key], after)):
+            text = f"{verdict_of(record, evaluation.score_threshold)}, presence {record.presence_score:.2f}"
+            cells.append((title, text, _answer_drawer(examples, record, evaluation.score_threshold)))
+        cards.append(_card(pair, cells))
+    rest = len(comparison.pairs) - len(shown)
+    hidden = f" {_count(rest, 'more question')} are in comparison.json." if rest > 1 else ""
+    hidden = " One more question is in comparison.json." if rest == 1 else hidden
+    legend = "".join(
+        f'<span><i class="{kind}"></i>{text}</span>'
+        for kind, text in (
+            ("truth", "labelled"),
+            ("hit", "found"),
+            ("alarm", "false alarm, tag \u201cfalse\u201d"),
+            ("miss", "missed, tag \u201cmissed\u201d"),
+        )
+    )
+    text = "What got worse comes first, then the largest gains. Numbers in the pictures are scores."
+    return f'<p>{text}{hidden}</p><p class="legend">{legend}</p>{"".join(cards)}'
+
+
+def _labelled(pair: PairChange) -> str:
+    return _count(pair.num_truth, "object") if pair.num_truth else "not in the picture"
+
+
+def _truth_drawer(examples: ExampleSet, pair: PairChange) -> Callable[[], np.ndarray]:
+    return lambda: draw_truth(examples.example(pair.image_id), pair.phrase, PICTURE_SIDE_PX)
+
+
+def _answer_drawer(examples: ExampleSet, record: PairRecord, threshold: float) -> Callable[[], np.ndarray]:
+    return lambda: draw_answer(examples.example(record.image_id), record, threshold, PICTURE_SIDE_PX)
+
+
+def _card(pair: PairChange, cells: Sequence[tuple[str, str, Callable[[], np.ndarray]]]) -> str:
+    kind = "same" if pair.event == "same" else "worse" if pair.event in WORSE_EVENTS else "better"
+    figures = []
+    for title, text, draw in cells:
+        alt = escape(f"{pair.phrase}, {title}: {text}", quote=True)
+        try:
+            picture = f'<img src="{_jpeg(draw())}" alt="{alt}">'
+        except (ValueError, KeyError) as error:
+            picture = f'<p class="warning">No picture: {escape(str(error))}</p>'
+        figures.append(f"<figure>{picture}<figcaption><b>{title}</b> {escape(text)}</figcaption></figure>")
+    head = (
+        f'<h3>{escape(pair.phrase)} <em class="{kind}">{EVENTS.get(pair.event, pair.event)}</em></h3>'
+        f"<small>{escape(pair.image_id)}, F1 {_percent(pair.f1_before)} to {_percent(pair.f1_after)}</small>"
+    )
+    return f'<article class="card"><header>{head}</header>{"".join(figures)}</article>'
+
+
+def _jpeg(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+# -------------------------------------------------------------------------------------------------------- end of report
+def _training(log: str | Path | None) -> str:
+    if log is None:
+        return "<p>There is no log of a training with these evaluations.</p>"
+    try:
+        figure = plot_training(log)
+    except (OSError, ValueError) as error:
+        return f'<p class="warning">The training curve cannot be drawn: {escape(str(error))}</p>'
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    return (
+        f'<div class="scroll"><img class="curve" src="data:image/png;base64,{data}" alt="losses over the steps"></div>'
+    )
+
+
+def _settings(before: Evaluation, after: Evaluation, facts: Mapping[str, str]) -> str:
+    thresholds = {str(before.score_threshold), str(after.score_threshold)}
+    known = {
+        "measured on": before.data,
+        "score threshold": " before, ".join(sorted(thresholds)) + (" after" if len(thresholds) > 1 else ""),
+        "seconds in the model": f"{before.seconds:.1f} before, {after.seconds:.1f} after",
+    }
+    rows = [(escape(str(name)), escape(str(value))) for name, value in {**facts, **known}.items()]
+    return _table(("setting", "value"), rows, "plain settings")
+
+
+def _use_again(facts: Mapping[str, str]) -> str:
+    checkpoint, adapter = facts.get("checkpoint", "tiny"), facts.get("adapter", "path/of/the/adapter")
+    code = (
+        "from sam3 import ImagePredictor, load_sam3\n"
+        "from workbench import load_adapter\n\n"
+        f"model = load_sam3({json.dumps(checkpoint, ensure_ascii=False)})\n"
+        f"load_adapter(model, {json.dumps(adapter, ensure_ascii=False)})\n"
+        "predictor = ImagePredictor(model)\n"
+        'predictor.set_image("photo.jpg")\n'
+        'print(predictor.predict("the phrase"))'
+    )
+    text = "" if "adapter" in facts else "<p>Put in the folder in which the adapter was saved.</p>"
+    return f"{text}<pre><code>{escape(code)}</code></pre>"
+
+
+def _limits(before: Evaluation, after: Evaluation, comparison: Comparison) -> str:
+    limits = [f"{note}." if note[-1:].isalnum() else note for note in (comparison.note,) if note]
+    limits += [note for note in dict.fromkeys((*before.notes, *after.notes)) if note not in comparison.note]
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in (*limits, *LIMITS))}</ul>"
