@@ -51,7 +51,7 @@ def label_coins(picture: np.ndarray) -> LabelMap:
     """
     grey = picture.astype(float)
     smooth = ndi.gaussian_filter(grey, 1.0)
-    surroundings = ndi.gaussian_filter(ndi.percentile_filter(grey, 20, size=61), 10)
+    surroundings = ndi.gaussian_filter(np.kron(ndi.percentile_filter(grey[::3, ::3], 20, size=21), np.ones((3, 3))), 10)
     rough = ndi.binary_fill_holes(ndi.binary_closing(smooth - surroundings > 18, iterations=2))
     rough = ndi.binary_opening(rough, iterations=4)
     inside = ndi.binary_erosion(rough, iterations=4)
@@ -60,9 +60,13 @@ def label_coins(picture: np.ndarray) -> LabelMap:
     parts, _ = ndi.label(flooded == 2)
     coins = _keep(parts, np.bincount(parts.ravel()) >= 900)
     fine = np.zeros((grey.shape[0] * FINE, grey.shape[1] * FINE), np.int32)
-    for number in range(1, coins.max() + 1):
-        mask = np.kron(coins == number, np.ones((FINE, FINE)))
-        fine[ndi.gaussian_filter(mask, 0.8 * FINE) > 0.5] = number
+    for number, (rows, columns) in enumerate(ndi.find_objects(coins), start=1):
+        mask = np.kron(coins[rows, columns] == number, np.ones((FINE, FINE)))
+        smooth_mask = ndi.gaussian_filter(np.pad(mask, 4 * FINE), 0.8 * FINE)[
+            4 * FINE : -4 * FINE, 4 * FINE : -4 * FINE
+        ]
+        box = fine[rows.start * FINE : rows.stop * FINE, columns.start * FINE : columns.stop * FINE]
+        box[smooth_mask > 0.5] = number
     return LabelMap(fine, np.zeros(fine.shape, bool))
 
 
@@ -73,8 +77,8 @@ def label_words(picture: np.ndarray) -> LabelMap:
         picture: (H, W) uint8 grey values, dark ink on lighter paper.
     """
     grey = enlarge(picture)
-    paper = ndi.gaussian_filter(ndi.percentile_filter(grey[::2, ::2], 80, size=51), 10)
-    paper = np.kron(paper, np.ones((2, 2)))
+    paper = ndi.gaussian_filter(ndi.percentile_filter(picture.astype(float), 80, size=25), 5)
+    paper = np.kron(paper, np.ones((FINE, FINE)))
     ink = paper - ndi.gaussian_filter(grey, 1.5) > 0.17 * paper
     margin = 40
     joined = ndi.binary_closing(np.pad(ink, margin), structure=np.ones((9, 13)))[margin:-margin, margin:-margin]

@@ -62,8 +62,8 @@ def matched_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 def roi_align(features: Tensor, boxes_xyxy: Tensor, box_image: Tensor, size: int) -> Tensor:
     """Average of bilinear samples on a grid inside each box, the "legacy" way the released weights were trained with.
 
-    Cell centres are not shifted by half a cell, each bin takes ceil(box side / size) samples per axis, samples more than
-    one cell outside the map count as zero.
+    Cell centres are not shifted by half a cell, each bin takes ceil(box side / size) samples per axis, and samples more
+    than one cell outside the map count as zero.
 
     Args:
         features: (B, C, h, w).

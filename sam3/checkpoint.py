@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sam3 import key_tables
 from sam3.config import Sam3Config
+from sam3.files import write_atomically
 from sam3.foreign_configs import SCALES, config_to_transformers, native_rotary_tables
 from sam3.key_tables import Shape, Source
 from sam3.model import Sam3
@@ -104,15 +105,15 @@ def load_sam3(
     found = {key: place for key, place in places.items() if place is not None}
     _check(file, str(source), {place.name: place.foreign_shape(shapes[key]) for key, place in found.items()})
 
-    target = {"device": device or "cpu", "dtype": dtype or torch.float32}
+    device, dtype = device or "cpu", dtype or torch.float32
     state, broken = {}, set()
     for key, shape in shapes.items():
         if key not in found:
-            state[key] = torch.zeros(shape, **target)
+            state[key] = torch.zeros(shape, device=device, dtype=dtype)
             continue
         # Copied: the model must not change with the file, and no two parameters may share memory.
         tensor = found[key].read(file.tensors[found[key].name])
-        state[key] = tensor.to(**target, copy=True, memory_format=torch.contiguous_format)
+        state[key] = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
         if not _is_finite(state[key]):
             broken.add(found[key].name)
     if broken:
@@ -164,12 +165,12 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     if layout == "workbench":
         header = {**text, "format": FORMAT, "config": json.dumps(model.config.to_dict())}
-        _replace(path, lambda temporary: save_file(state, temporary, metadata=header))
+        write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
     elif layout == "native":
         tensors = {**_foreign(state, "native"), **native_rotary_tables(model.config.image_encoder)}
         prefixed = {f"detector.{name}": tensor for name, tensor in tensors.items()}
         content = {"model": prefixed, "format": FORMAT, "config": model.config.to_dict(), "metadata": text}
-        _replace(path, lambda temporary: torch.save(content, temporary))
+        write_atomically(path, lambda temporary: torch.save(content, temporary))
     else:
         config = replace(model.config, image_encoder=replace(model.config.image_encoder, pyramid_scales=SCALES))
         kind = dtype or model.dtype
@@ -182,7 +183,7 @@ def save(
             save_file(tensors, folder / "model.safetensors", metadata={**text, "format": "pt"})
             (folder / "config.json").write_text(json.dumps(config_to_transformers(config, kind), indent=2) + "\n")
 
-        _replace(path, write)
+        _replace_folder(path, write)
 
 
 def _check(file: WeightFile, source: str, expected: Mapping[str, Shape]) -> None:
@@ -261,22 +262,24 @@ def _is_finite(tensor: Tensor) -> bool:
     return math.isfinite(tensor.sum(dtype=torch.float32)) or bool(tensor.isfinite().all())
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside `path`, then moves the finished file or folder into its place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    backup = path.with_name(f".{path.name}.{os.getpid()}.old")
+def _replace_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a folder beside `path`, then moves it into its place; refuses to replace a folder `save` did not write."""
+    if path.exists():
+        ours = {"config.json", "model.safetensors"}
+        others = sorted({p.name for p in path.iterdir()} - ours) if path.is_dir() else [path.name]
+        if others:
+            raise CheckpointError(f"{path} exists and {others[0]!r} would be deleted by saving; give a new folder")
+    temporary, backup = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
         write(temporary)
-        if temporary.is_dir() and path.exists():
-            ours = {"config.json", "model.safetensors"}
-            others = [path.name] if not path.is_dir() else sorted({p.name for p in path.iterdir()} - ours)
-            if others:
-                raise CheckpointError(f"{path} exists and {others[0]!r} would be deleted by saving; give a new folder")
+        if path.exists():
             os.replace(path, backup)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if backup.exists():
+                os.replace(backup, path)
+            raise
     finally:
-        for leftover in (temporary, backup):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(backup, ignore_errors=True)

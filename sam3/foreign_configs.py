@@ -23,7 +23,8 @@ _TRUNK = "backbone.vision_backbone.trunk."
 _TEXT = "backbone.language_backbone.encoder."
 
 # What transformers assumes for a key that a written part of config.json leaves out.
-_VIT_DEFAULTS = {
+_ROPE: dict[str, Any] = {"rope_type": "axial", "rope_theta": 10000.0}
+_VIT_DEFAULTS: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4736,
     "num_hidden_layers": 32,
@@ -37,7 +38,7 @@ _VIT_DEFAULTS = {
     "global_attn_indexes": [7, 15, 23, 31],
     "layer_scale_init_value": None,
     "pretrain_image_size": 336,
-    "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0},
+    "rope_parameters": _ROPE,
 }
 _TEXT_DEFAULTS = {
     "vocab_size": 49408,
@@ -186,7 +187,7 @@ def config_to_transformers(config: Sam3Config, dtype: torch.dtype) -> dict[str, 
                 "global_attn_indexes": list(image.global_layers),
                 "layer_scale_init_value": None,
                 "pretrain_image_size": image.position_grid * image.patch_size,
-                "rope_parameters": dict(_VIT_DEFAULTS["rope_parameters"]),
+                "rope_parameters": dict(_ROPE),
             },
         },
         "text_config": {

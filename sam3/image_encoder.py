@@ -161,7 +161,8 @@ class ImageEncoder(nn.Module):
         height, width = pixel_values.shape[-2:]
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3 or height % patch or width % patch or height != width:
             raise ValueError(
-                f"received pixel values of shape {tuple(pixel_values.shape)}; expected (B, 3, S, S) with S a multiple of "
+                f"received pixel values of shape {tuple(pixel_values.shape)}; expected (B, 3, S, S) with S a "
+                f"multiple of "
                 f"the patch size {patch}, for instance {self.config.image_size}; resize the picture"
             )
         x = self.patch_embed(pixel_values).permute(0, 2, 3, 1)  # (B, h, w, C)

@@ -60,7 +60,8 @@ class Sam3(nn.Module):
         for phrase in distinct:
             if (length := self.tokenizer.num_tokens(phrase)) > limit:
                 raise ValueError(
-                    f"the phrase {phrase[:60]!r}... has {length} tokens; at most {limit} can be read: use a short noun phrase"
+                    f"the phrase {phrase[:60]!r}... has {length} tokens; at most {limit} can be read: use a short "
+                    f"noun phrase"
                 )
         encoded = self.detector.text_encoder(self.tokenizer(distinct).to(self.device))
         return encoded[torch.tensor([distinct.index(p) for p in phrases], device=self.device)]
@@ -78,8 +79,8 @@ class Sam3(nn.Module):
     ) -> DetectorOutput:
         """Every instance of every prompt.
 
-        The image encoder runs once per picture, the text encoder once per distinct phrase, everything else once over all
-        (picture, prompt) pairs.
+        The image encoder runs once per picture, the text encoder once per distinct phrase, everything else once over
+        all (picture, prompt) pairs.
 
         Args:
             pixel_values: (B, 3, S, S) in -1..1, or features from `image_encoder`.
@@ -94,7 +95,8 @@ class Sam3(nn.Module):
         num_images = features.pyramid[-1].shape[0]
         if len(prompts) != num_images or not any(prompts):
             raise ValueError(
-                f"received {len(prompts)} prompt lists with {sum(map(len, prompts))} prompts for {num_images} pictures; "
+                f"received {len(prompts)} prompt lists with {sum(map(len, prompts))} prompts for {num_images} "
+                f"pictures; "
                 "expected one list per picture and at least one prompt"
             )
         flat = [prompt for per_image in prompts for prompt in per_image]
@@ -134,5 +136,5 @@ def _initialise(module: nn.Module) -> None:
     """Truncated normal weights and zero biases, as the paper's encoders start; parts override it for training."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)

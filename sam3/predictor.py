@@ -1,7 +1,7 @@
 """Pictures and prompts in, boxes and masks in picture pixels out.
 
-`ImagePredictor` does what stands between a user and the model: reading and resizing pictures, scaling exemplars, keeping
-features of a picture for the next question, choosing by score and enlarging masks.
+`ImagePredictor` does what stands between a user and the model: reading and resizing pictures, scaling exemplars,
+keeping features of a picture for the next question, choosing by score and enlarging masks.
 """
 
 from __future__ import annotations
@@ -160,10 +160,15 @@ class ImagePredictor:
     @overload
     def predict(self, prompts: Prompt | str, *, score_threshold: float | None = None) -> Prediction: ...
     @overload
-    def predict(self, prompts: Sequence[Prompt | str], *, score_threshold: float | None = None) -> list[Prediction]: ...
+    def predict(
+        self, prompts: list[Prompt] | list[str] | list[Prompt | str], *, score_threshold: float | None = None
+    ) -> list[Prediction]: ...
 
     def predict(
-        self, prompts: Prompt | str | Sequence[Prompt | str], *, score_threshold: float | None = None
+        self,
+        prompts: Prompt | str | list[Prompt] | list[str] | list[Prompt | str],
+        *,
+        score_threshold: float | None = None,
     ) -> Prediction | list[Prediction]:
         """What the picture shows of one prompt, or of each of several.
 

@@ -1,13 +1,15 @@
 """Small trainable additions to a frozen model: what is adapted, how it is saved, loaded and switched off.
 
-A `Plan` says where; `add_adapter` puts low-rank updates (through peft) on those layers and, with them, own vectors for the
-tokens of the new phrases. The base weights never change, so before and after are one model with a switch.
+A `Plan` says where; `add_adapter` puts low-rank updates (through peft) on those layers and, with them, own vectors
+for the tokens of the new phrases. The base weights never change, so before and after are one model with a switch.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 
-from sam3.files import write_text
+from sam3.files import write_folder_atomically, write_text
 from sam3.model import Sam3
 
 if TYPE_CHECKING:
@@ -24,11 +28,9 @@ if TYPE_CHECKING:
 
 _MANIFEST = "manifest.json"
 _FORMAT = "workbench-adapter-1"
-_LINEAR = r"(q|k|v|out|fc1|fc2|project\w*|\w+_(coordinates|position|pool)|layers\.\d+)"
-_TARGETS = {
-    "heads": rf"detector\.(?!text_encoder)(?!mask_head\.convs).*\.?{_LINEAR}",
-    "lora": rf"(detector\.(?!mask_head\.convs)|image_encoder\.blocks\.).*\.?{_LINEAR}",
-}
+_ADAPTED = {"heads": ("detector",), "lora": ("detector", "image_encoder.blocks")}
+# Not adapted: 3x3 convolutions, and what a few pictures with phrases and boxes give no gradient to.
+_LEFT_ALONE = ("detector.mask_head.convs", "detector.mask_head.semantic_conv", "detector.exemplar_encoder.point_")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Plan:
     learn_tokens: bool = True
 
     def __post_init__(self) -> None:
-        if self.name not in _TARGETS:
-            raise ValueError(f"the plan {self.name!r} is unknown; expected one of {', '.join(_TARGETS)}")
+        if self.name not in _ADAPTED:
+            raise ValueError(f"the plan {self.name!r} is unknown; expected one of {', '.join(_ADAPTED)}")
         if self.rank < 1:
             raise ValueError(f"received rank {self.rank}; expected at least 1")
 
@@ -106,15 +108,16 @@ class Adapter:
         with self.peft.disable_adapter():
             yield
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> Path:
         """Writes the adapter (peft's own files plus a manifest) and returns the folder; a few hundred KB.
 
+        Args:
+            folder: replaced as a whole if it exists.
+            state: an earlier `state()` to write in place of the present one.
+
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written; an older one is left as it was.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.peft.save_pretrained(str(folder))
         manifest = {
             "format": _FORMAT,
             "plan": asdict(self.plan),
@@ -122,8 +125,19 @@ class Adapter:
             "base": self.base,
             "facts": self.facts,
         }
-        write_text(folder / _MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
-        return folder
+
+        def write(draft: Path) -> None:
+            try:
+                tensors = self.peft.state_dict() | (state or {})
+                self.peft.save_pretrained(str(draft), state_dict=tensors)
+            except SafetensorError as error:  # its own type also for a full disk
+                raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
+            shutil.copymode(draft / "adapter_config.json", draft / "adapter_model.safetensors")  # else private
+            (draft / "README.md").unlink(missing_ok=True)  # a template with nothing filled in
+            write_text(draft / _MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
+
+        write_folder_atomically(folder, write)
+        return Path(folder)
 
 
 def add_adapter(model: Sam3, plan: Plan, phrases: Sequence[str]) -> Adapter:
@@ -146,7 +160,7 @@ def add_adapter(model: Sam3, plan: Plan, phrases: Sequence[str]) -> Adapter:
     config = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,  # type: ignore[arg-type]
-        target_modules=_TARGETS[plan.name],
+        target_modules=adapted_layers(model, plan),
         trainable_token_indices={"token_embed": tokens} if tokens else None,
     )
     adapted = get_peft_model(model, config)  # type: ignore[arg-type]
@@ -161,24 +175,47 @@ def load_adapter(model: Sam3, folder: str | Path) -> Adapter:
     """
     from peft import PeftModel
 
-    folder = Path(folder)
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        plan = Plan(**manifest["plan"])
-        phrases, base = tuple(manifest["phrases"]), manifest["base"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder} holds no adapter of this workbench ({error}); expected the folder that `workbench adapt` wrote"
-        ) from error
+    manifest = read_manifest(folder)
+    plan, phrases, base = Plan(**manifest["plan"]), tuple(manifest["phrases"]), manifest["base"]
     if getattr(model, "peft_config", None):
         raise ValueError("this model carries an adapter already; load the model anew before loading another")
     if base != (found := fingerprint(model)):
         raise ValueError(
-            f"the adapter in {folder} belongs to a model with fingerprint {base}, this one has {found}; load the model it "
-            "was trained on, or adapt this one"
+            f"the adapter in {folder} belongs to a model with fingerprint {base}, this one has {found}; load the model "
+            "it was trained on, or adapt this one"
         )
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True)  # type: ignore[arg-type]
-    return Adapter(adapted, plan, phrases, base, manifest.get("facts", {}))
+    return Adapter(adapted, plan, phrases, base, manifest["facts"])
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """What is known about a saved adapter: "plan", "phrases", "base" and "facts".
+
+    Raises:
+        ValueError: the folder holds no adapter.
+    """
+    try:
+        manifest = json.loads((Path(folder) / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"its format is {manifest['format']!r}, not {_FORMAT!r}")
+        return {name: manifest[name] for name in ("plan", "phrases", "base", "facts")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} holds no adapter of this workbench ({type(error).__name__}: {error}); expected the folder "
+            "`adapter` that `workbench adapt` wrote"
+        ) from error
+
+
+def adapted_layers(model: Sam3, plan: Plan) -> list[str]:
+    """Names of the linear and convolution layers that a plan adapts."""
+    left_alone = (*_LEFT_ALONE, "detector.text_encoder") if plan.name == "heads" else _LEFT_ALONE
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and name.startswith(_ADAPTED[plan.name])
+        and not name.startswith(left_alone)
+    ]
 
 
 def token_ids(model: Sam3, phrases: Sequence[str]) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sam3.files import write_text
 from workbench.formats import mask_of, rle_of
 from workbench.metrics import PairCounts, Tally, box_iou, mean_hit_iou, pair_counts, rates, rle_iou
 from workbench.ranking import RankedPhrase, precision_over_thresholds, rank_candidates
@@ -195,14 +195,7 @@ def _record_from_json(content: Mapping[str, Any]) -> PairRecord:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Writes JSON so that a reader never sees half a file; NaN and infinities become null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(json.dumps(_without_nan(content), allow_nan=False, ensure_ascii=False), encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, json.dumps(_without_nan(content), allow_nan=False, ensure_ascii=False))
 
 
 def _without_nan(value: Any) -> Any:

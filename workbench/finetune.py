@@ -6,8 +6,10 @@ where it stopped and ends where it would have ended.
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,7 +24,7 @@ from tqdm.auto import tqdm
 from sam3.boxes import xyxy_to_cxcywh
 from sam3.detector.criterion import LossWeights, criterion
 from sam3.detector.matcher import Targets
-from sam3.files import write_atomically
+from sam3.files import write_atomically, write_text
 from sam3.image_encoder import ImageFeatures
 from sam3.model import Sam3
 from sam3.predictor import to_pixel_values
@@ -66,11 +68,14 @@ class FinetuneConfig:
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images", "phrases", "views", "checkpoint_every"):
+        for name in ("steps", "images", "phrases", "views", "warmup", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"received {name}={getattr(self, name)}; expected at least 1")
         if not self.rate > 0:
             raise ValueError(f"received rate={self.rate}; expected a positive learning rate")
+        for name in ("absent_share", "exemplar_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"received {name}={getattr(self, name)}; expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -146,15 +151,16 @@ def finetune(
         model: carries the adapter.
         adapter: from `add_adapter`; afterwards it holds the weights of the last step.
         examples: pictures to learn from; unknown pairs are never used.
-        out: folder for `adapter/best`, `adapter/last`, `log.jsonl` and `state.pt`. A state of the same settings found
-            there is continued.
+        out: folder for `adapter` (after the last step), `adapter_best` (where the loss was lowest), `log.jsonl` and
+            `state.pt`. A state of the same settings found there is continued.
         config: settings.
         progress: show a bar.
         on_step: called with every log line.
 
     Raises:
         ValueError: no picture with a positive phrase, or the folder holds a run with other settings.
-        FloatingPointError: the loss is not finite; the last state is kept.
+        FloatingPointError: the loss or its gradient is not finite; the state before that step is kept.
+        KeyboardInterrupt: the steps done are kept.
     """
     config = config or FinetuneConfig()
     out = Path(out)
@@ -172,7 +178,7 @@ def finetune(
         while run.step < config.steps:
             for group in optimiser.param_groups:
                 group["lr"] = config.rate * rate_factor(run.step, config)
-            losses = _one_step(model, adapter, pool, optimiser, config, run.step)
+            losses = _gradients(model, adapter, pool, config, run.step)
             run.finish_step(losses, time.perf_counter() - start)
             bar.update()
             bar.set_postfix(loss=f"{losses['total']:.2f}", refresh=False)
@@ -180,7 +186,7 @@ def finetune(
                 on_step(run.lines[-1])
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
                 run.save()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, FloatingPointError):
         run.save()
         raise
     finally:
@@ -189,14 +195,8 @@ def finetune(
     return FinetuneResult(run.step, run.seconds, run.best_step, run.best_loss, was_resumed)
 
 
-def _one_step(
-    model: Sam3,
-    adapter: Adapter,
-    pool: ViewPool,
-    optimiser: torch.optim.Optimizer,
-    config: FinetuneConfig,
-    step: int,
-) -> dict[str, float]:
+def _gradients(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig, step: int) -> dict[str, float]:
+    """Leaves the clipped gradients of one step in the adapter and returns what the log says about it."""
     rng = np.random.default_rng([config.seed, 1, step])
     torch.manual_seed(int(rng.integers(2**31)))  # dropout
     model.train()
@@ -204,15 +204,15 @@ def _one_step(
     prompts: list[list[Prompt]] = [[a.prompt for a in asked if a.view == row] for row in range(len(keys))]
     output = model.detect(pool.features(keys), prompts, one_to_many=config.one_to_many)
     losses = criterion(output, targets_of(asked, pool.mask_size, model.device), config.loss)
-    if not torch.isfinite(losses.total):
-        raise FloatingPointError(
-            f"the loss is not finite at step {step}; the state before it is kept. Run again with a lower rate than "
-            f"{config.rate:g} in a new folder"
-        )
-    optimiser.zero_grad(set_to_none=True)
+    for parameter in adapter.parameters.values():
+        parameter.grad = None
     losses.total.backward()
     norm = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), 1.0)
-    optimiser.step()
+    if not (torch.isfinite(losses.total) and torch.isfinite(norm)):
+        raise FloatingPointError(
+            f"the loss is not finite in step {step + 1}; the state before it is kept. Run again with a lower rate than "
+            f"{config.rate:g} in a new folder"
+        )
     present = sum(a.concept.is_present for a in asked)
     return {**losses.to_floats(), "gradient": float(norm), "present": present, "absent": len(asked) - present}
 
@@ -220,9 +220,11 @@ def _one_step(
 def ask(
     pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: int
 ) -> tuple[list[tuple[int, int]], list[Asked]]:
-    """The views of one step and what is asked of them. Pictures come in shuffled rounds, so all are seen equally often."""
+    """The views of one step and what is asked of them. Pictures come in shuffled rounds, so all are seen equally
+    often."""
     count, size = len(pool.examples), min(config.images, len(pool.examples))
-    keys, asked = [], []
+    keys: list[tuple[int, int]] = []
+    asked: list[Asked] = []
     for slot in range(size):
         turn = step * size + slot
         order = np.random.default_rng([config.seed, 2, turn // count]).permutation(count)
@@ -295,19 +297,31 @@ class _Run:
         self.best_step, self.best_loss = 0, math.inf
         self.best = adapter.state()
         self.lines: list[dict[str, Any]] = []
+        self.is_mid_step = False
         out.mkdir(parents=True, exist_ok=True)
 
     def finish_step(self, losses: dict[str, float], seconds: float) -> None:
+        """Lets the optimiser move the adapter and notes the step."""
+        self.is_mid_step = True
+        self.optimiser.step()
         self.step += 1
         self.seconds = self.seconds_before + seconds
         self.lines.append({"step": self.step, "seconds": round(self.seconds, 2), **losses})
         # The best state is the one after the ten steps with the lowest mean loss: a single step says little.
         window = [line["total"] for line in self.lines[-10:]]
-        if len(window) == 10 and (mean := sum(window) / 10) < self.best_loss:
+        mean = sum(window) / 10 if len(window) == 10 else math.inf
+        if mean < self.best_loss or len(window) < 10:
             self.best_step, self.best_loss, self.best = self.step, mean, self.adapter.state()
+        self.is_mid_step = False
 
     def save(self) -> None:
-        """State first, then the adapters, so that what can be continued is never older than what can be used."""
+        """State first, then the adapters, so that what can be continued is never older than what can be used.
+
+        When the run was stopped within an update, or the update broke the weights, the files stay as they are.
+        """
+        last = self.adapter.state()
+        if self.is_mid_step or not all(tensor.isfinite().all() for tensor in last.values()):
+            return
         state = {
             "description": self.description,
             "step": self.step,
@@ -315,28 +329,29 @@ class _Run:
             "best_step": self.best_step,
             "best_loss": self.best_loss,
             "best": self.best,
-            "adapter": self.adapter.state(),
+            "adapter": last,
             "optimiser": self.optimiser.state_dict(),
             "lines": json.dumps(self.lines),
         }
-        write_atomically(self.out / "state.pt", lambda path: torch.save(state, path))
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_atomically(self.out / "log.jsonl", lambda path: path.write_text(text))
-        last = self.adapter.state()
-        self.adapter.save(self.out / "adapter" / "last")
-        self.adapter.restore(self.best)
-        self.adapter.save(self.out / "adapter" / "best")
-        self.adapter.restore(last)
+        content = io.BytesIO()  # torch's own writer hides that a disk is full
+        torch.save(state, content)
+        write_atomically(self.out / "state.pt", lambda path: path.write_bytes(content.getbuffer()))
+        write_text(self.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
+        self.adapter.save(self.out / "adapter")
+        self.adapter.save(self.out / "adapter_best", self.best)
 
     def resume(self) -> None:
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it to start the training anew") from error
         if state["description"] != self.description:
             raise ValueError(
-                f"{self.out} holds a run with other settings, pictures or weights; choose another folder, or delete it to "
-                "start anew"
+                f"{self.out} holds a run with other settings, pictures or weights; choose another folder, or delete "
+                "it to start anew"
             )
         self.adapter.restore(state["adapter"])
         self.optimiser.load_state_dict(state["optimiser"])

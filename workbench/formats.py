@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import warnings
@@ -19,6 +18,7 @@ import faster_coco_eval.core.mask as coco_rle
 import numpy as np
 from PIL import Image
 
+from sam3.files import write_text
 from workbench.examples import Concept, Example, ExampleSet, phrase_key
 from workbench.pictures import shown_size
 
@@ -408,12 +408,8 @@ def examples_to_coco(examples: ExampleSet, path: str | Path, *, images: str | Pa
         )
     for number, annotation in enumerate(content["annotations"], start=1):
         annotation["id"] = number
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(draft, target)
-    return target
+    write_text(path, json.dumps(content))
+    return Path(path)
 
 
 def _file_name(example: Example, number: int) -> str:

@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from sam3.files import write_text
 from workbench.report_style import EVENTS, LIMITS, METRICS, PAGE, STYLE, WORSE_EVENTS
 from workbench.show import draw_answer, draw_truth, plot_training, records_of, verdict_of, worth_seeing
 
@@ -84,12 +84,7 @@ def write_report(
     page = PAGE.format(title=escape(f"Before and after: {before.data}"), style=STYLE, body="\n".join(body))
     target = Path(out_dir) / "report.html"
     comparison.save(target.with_name("comparison.json"))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(target, page)
     return target
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 TRUTH, HIT, FALSE_ALARM, MISS = PALETTE[2], PALETTE[0], PALETTE[3], PALETTE[6]
 HIT_IOU = 0.5
-LOSS_TERMS = ("loss", "box", "giou", "classification", "presence", "mask", "dice", "semantic", "semantic_dice")
+LOSS_TERMS = ("total", "loss", "box", "giou", "classification", "presence", "mask", "dice", "semantic", "semantic_dice")
 MAX_TAGS = 8  # best candidates that carry their score in a picture
 MAX_LEGEND = 6  # phrases named below one picture of show_batch
 
@@ -329,14 +329,39 @@ def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Fi
     """The losses of a training run over its steps.
 
     Args:
-        log_path: JSON Lines, one object per step with `step` and numbers; `loss`, `loss_*` and the terms of
-            the criterion are drawn.
+        log_path: JSON Lines, one object per step, as `finetune` writes it; `total` or `loss`, `loss_*` and the terms
+            of the criterion are drawn.
         save: file to write.
 
     Raises:
         ValueError: the file holds no step with a loss.
     """
-    path = Path(log_path)
+    curves = _loss_curves(Path(log_path))
+    figure = _figure(8.0, 3.2)
+    axes = figure.subplots()
+    for place, (name, points) in enumerate(curves.items()):
+        steps, values = np.array(points).T
+        is_sum = name in ("total", "loss")
+        axes.plot(
+            steps,
+            values,
+            color=(0.1, 0.1, 0.1) if is_sum else np.array(PALETTE[place % len(PALETTE)]) / 255,
+            linewidth=2.2 if is_sum else 1.2,
+            marker="o" if len(steps) == 1 else None,
+            label=name,
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel("loss", fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _saved(figure, save)
+
+
+def _loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Name of the loss -> (step, value); the sum first, terms that are always 0 left out."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -347,26 +372,12 @@ def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Fi
             raise ValueError(f"{path}: line {number} is no JSON ({error}); expected one object per line.") from error
         for name, value in _losses(entry).items():
             curves.setdefault(name, []).append((float(entry.get("step", number)), value))
-    if not curves:
+    drawn = {name: points for name, points in curves.items() if any(value > 0 for _, value in points)}
+    if not drawn:
         raise ValueError(
-            f"{path} holds no loss; expected JSON Lines with 'step' and 'loss'. Pass the log of a training."
+            f"{path} holds no loss; expected JSON Lines with 'step' and 'total' or 'loss'. Pass the log of a training."
         )
-    figure = _figure(8.0, 3.2)
-    axes = figure.subplots()
-    for place, (name, points) in enumerate(sorted(curves.items(), key=lambda item: item[0] != "loss")):
-        steps, values = np.array(points).T
-        colour = (0.1, 0.1, 0.1) if name == "loss" else np.array(PALETTE[(place - 1) % len(PALETTE)]) / 255
-        marker = "o" if len(steps) == 1 else None
-        axes.plot(steps, values, color=colour, linewidth=2.2 if name == "loss" else 1.2, marker=marker, label=name)
-    if all(value > 0 for points in curves.values() for _, value in points):
-        axes.set_yscale("log")
-    axes.set_xlabel("step", fontsize=9)
-    axes.set_ylabel("loss", fontsize=9)
-    axes.tick_params(labelsize=9)
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _saved(figure, save)
+    return dict(sorted(drawn.items(), key=lambda item: item[0] not in ("total", "loss")))
 
 
 def _losses(entry: Any) -> dict[str, float]:

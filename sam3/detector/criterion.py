@@ -111,8 +111,8 @@ def classification_loss(
 ) -> Tensor:
     """IoU-aware binary cross-entropy of the match logits.
 
-    A matched query aims at p^0.25 IoU^0.75 (at least 0.01) and counts `positive_weight` times; an unmatched one aims at 0
-    and counts p^2. Pairs without any object are left out, since presence answers for them.
+    A matched query aims at p^0.25 IoU^0.75 (at least 0.01) and counts `positive_weight` times; an unmatched one aims at
+    0 and counts p^2. Pairs without any object are left out, since presence answers for them.
 
     Args:
         with_presence: False keeps every pair (a model without presence supervision).
@@ -138,7 +138,7 @@ def classification_loss(
 
 
 def presence_loss(presence_logits: Tensor, targets: Targets) -> Tensor:
-    """Half the binary cross-entropy of "the concept is in the picture", averaged over the pairs whose answer is known."""
+    """Half the binary cross-entropy of "the concept is in the picture", averaged over pairs whose answer is known."""
     loss = 0.5 * F.binary_cross_entropy_with_logits(
         presence_logits.float(), targets.is_present.float(), reduction="none"
     )

@@ -174,4 +174,4 @@ class Decoder(nn.Module):
         """Signed log distance of every cell to both edges: (P, Q, cells, 2)."""
         distance = torch.stack([cells - low[..., None], cells - high[..., None]], dim=-1) * 8
         scaled = distance.sign() * torch.log2(distance.abs() + 1.0) / math.log2(8)
-        return scaled.to(self.bias_x.layers[0].weight.dtype)
+        return scaled.to(self.query_embed.weight.dtype)

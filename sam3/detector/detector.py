@@ -6,6 +6,7 @@ In: image features, text features and exemplars. Out: `DetectorOutput`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from sam3.detector.mask_head import MaskFeatures, MaskHead
 from sam3.detector.text_encoder import TextEncoder, TextFeatures
 from sam3.image_encoder import ImageFeatures
 from sam3.layers import MLP, sine_position_map
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,21 @@ class DetectorOutput:
     @property
     def pred_masks(self) -> Tensor:
         """(M, Q, H, W) mask logits of every query: large; `masks_of` makes only some."""
-        vectors, features = self.layers[-1].mask_vectors, self._features()
-        return torch.einsum("mqc,mchw->mqhw", vectors[self.mask_pairs], features.pixels)
+        vectors = _required(self.layers[-1].mask_vectors)[self.mask_pairs]
+        return torch.einsum("mqc,mchw->mqhw", vectors, _required(self.mask_features).pixels)
 
     @property
     def semantic_logits(self) -> Tensor:
         """(M, 1, H, W) logits of "this pixel belongs to the concept"."""
-        return self._features().semantic_logits
+        return _required(self.mask_features).semantic_logits
 
     def masks_of(self, pair: Tensor, query: Tensor, layer: LayerOutput | None = None) -> Tensor:
         """(N, H, W) mask logits of chosen (pair, query) couples; `layer` picks another group of queries."""
         row = torch.full((len(self.image_index),), -1, device=pair.device).index_put(
             (self.mask_pairs,), torch.arange(len(self.mask_pairs), device=pair.device)
         )
-        vectors = (layer or self.layers[-1]).mask_vectors[pair, query]
-        pixels = self._features().pixels
+        vectors = _required((layer or self.layers[-1]).mask_vectors)[pair, query]
+        pixels = _required(self.mask_features).pixels
         masks = vectors.new_zeros(len(pair), *pixels.shape[-2:])
         chosen = row[pair]
         for index in chosen.unique().tolist():
@@ -102,10 +105,11 @@ class DetectorOutput:
             masks = masks.index_put((here,), torch.einsum("nc,chw->nhw", vectors[here], pixels[index]))
         return masks
 
-    def _features(self) -> MaskFeatures:
-        if self.mask_features is None:
-            raise ValueError("this output was made with with_masks=False; ask for masks when calling the detector")
-        return self.mask_features
+
+def _required(value: T | None) -> T:
+    if value is None:
+        raise ValueError("this output was made with with_masks=False; ask for masks when calling the detector")
+    return value
 
 
 class Scoring(nn.Module):

@@ -22,7 +22,8 @@ class Exemplars:
     """Exemplars of P prompts, padded to N boxes and M points.
 
     Attributes:
-        boxes_cxcywh: (P, N, 4) normalised. box_labels: (P, N) 1 positive, 0 negative. box_is_valid: (P, N) False = padding.
+        boxes_cxcywh: (P, N, 4) normalised.
+        box_labels: (P, N) 1 positive, 0 negative. box_is_valid: (P, N) False = padding.
         points_xy: (P, M, 2) normalised. point_labels: (P, M). point_is_valid: (P, M).
     """
 
@@ -65,8 +66,8 @@ class ExemplarLayer(nn.Module):
 class ExemplarEncoder(nn.Module):
     """Turns exemplars into prompt tokens.
 
-    A box token is the sum of its label, its coordinates, its sine code and the picture inside it; a point token likewise.
-    The tokens form a set: their order carries no meaning.
+    A box token is the sum of its label, its coordinates, its sine code and the picture inside it; a point token
+    likewise. The tokens form a set: their order carries no meaning.
     """
 
     def __init__(self, config: DetectorConfig):

@@ -1,7 +1,8 @@
 """The mask head: queries become instance masks, and the picture a semantic map.
 
 In: the two finest pyramid maps, fused image tokens and final queries. Out: what the masks are made of; a mask is the
-product of a query's mask vector and the pixel map, formed only for queries somebody wants. Paper: "mask head" of Fig. 2.
+product of a query's mask vector and the pixel map, formed only for queries somebody wants. Paper: "mask head" of
+Fig. 2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Which query answers for which object: Hungarian matching for one half of the queries, several per object for the other.
+"""Which query answers for which object: Hungarian matching for one half of the queries, several per object for the
+other.
 
 In: predictions of one layer and `Targets`. Out: `Matches`. Paper: DETR-style matching, appendix C.2.
 """

@@ -1,7 +1,7 @@
 """The text encoder: a causal transformer over the byte-pair tokens of a phrase.
 
-In: token ids (T, N). Out: one vector per token at the detector's width, and which tokens are real. Paper: "text encoder"
-box of Fig. 2.
+In: token ids (T, N). Out: one vector per token at the detector's width, and which tokens are real. Paper: "text
+encoder" box of Fig. 2.
 """
 
 from __future__ import annotations

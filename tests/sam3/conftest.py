@@ -1,4 +1,4 @@
-"""The oracle of the parity tests: small random SAM 3 models of transformers, saved as folders.
+"""Small random models: of transformers, as the oracle of the parity tests, and ours, for the tests of weight files.
 
 transformers pools box exemplars with torchvision, which the project does not install; `roi_align` below takes its
 place. It gathers four neighbours per sample, as the documented kernel does, and shares no code with ours.
@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sam3.checkpoint import save
 from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
+from sam3.model import Sam3
 
 TEXT = TextEncoderConfig(
     context_length=12, width=32, num_layers=2, num_heads=2, mlp_width=48, unused_projection_width=24
@@ -172,6 +174,8 @@ def randomise(model: torch.nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.1)
+        elif "reference_points" in name:
+            parameter.normal_(0.0, 4.0)  # some anchors beyond the range where boxes stop moving
         elif "embed" in name and "embedder" not in name and "rpb" not in name and "patch" not in name:
             parameter.normal_(0.0, 0.5)
         else:
@@ -203,3 +207,65 @@ def oracle(transformers_sam3: types.ModuleType, tmp_path_factory: pytest.TempPat
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small() -> Sam3Config:
+    """Sizes for tests of files, which need not run the model well."""
+    return Sam3Config(
+        ImageEncoderConfig(
+            image_size=64,
+            patch_size=8,
+            width=32,
+            num_layers=3,
+            num_heads=2,
+            mlp_width=40,
+            window_size=4,
+            global_layers=(2,),
+            position_grid=4,
+            pyramid_scales=(4.0, 2.0, 1.0),
+            has_tracker_pyramid=False,
+        ),
+        TextEncoderConfig(
+            vocab_size=99,
+            context_length=8,
+            width=16,
+            num_layers=2,
+            num_heads=2,
+            mlp_width=24,
+            unused_projection_width=0,
+        ),
+        DetectorConfig(
+            width=32,
+            num_queries=5,
+            exemplar_encoder=TransformerConfig(1, 4, 48),
+            fusion_encoder=TransformerConfig(2, 4, 48),
+            decoder=TransformerConfig(3, 4, 48),
+            roi_size=3,
+            mask_num_heads=4,
+            mask_stages=2,
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def model(small: Sam3Config) -> Sam3:
+    torch.manual_seed(3)
+    model = Sam3(small).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+@pytest.fixture
+def native(model: Sam3, tmp_path: Path) -> dict[str, Tensor]:
+    """The tensors of a native file, as they lie under "model"."""
+    save(model, tmp_path / "native.pt", layout="native")
+    return torch.load(tmp_path / "native.pt", weights_only=True)["model"]
+
+
+@pytest.fixture
+def ours(model: Sam3, tmp_path: Path) -> Path:
+    save(model, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"

@@ -252,13 +252,16 @@ def test_changes_in_words():
 def test_training_curves(tmp_path):
     log = tmp_path / "log.jsonl"
     lines = [
-        {"step": step, "time": 1e9, "loss": 2 / step, "loss_mask": 1 / step, "presence": 3.0} for step in (5, 10, 15)
+        {"step": step, "time": 1e9, "loss": 2 / step, "loss_mask": 1 / step, "presence": 3.0, "mask": 0.0}
+        for step in (5, 10, 15)
     ]
     log.write_text("\n".join(map(json.dumps, [*lines, {"step": 15, "cgF1": 0.4}, {"step": 20, "loss": float("nan")}])))
     axes = plot_training(log, save=tmp_path / "log.png").axes[0]
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert list(curves) == ["loss", "loss_mask", "presence"]
     assert curves["loss"] == [[5, 0.4], [10, 0.2], [15, pytest.approx(2 / 15)]]
+    log.write_text('{"step": 1, "box": 0.5, "total": 2.0, "gradient": 1.0}\n')
+    assert [line.get_label() for line in plot_training(log).axes[0].lines] == ["total", "box"]
     log.write_text('{"step": 1}\n')
     with pytest.raises(ValueError, match="holds no loss"):
         plot_training(log)

@@ -86,6 +86,23 @@ def _subset(rng: np.random.Generator, items: tuple[str, ...], low: int, high: in
     return tuple(items[i] for i in order)
 
 
+def _plain_look(rng: np.random.Generator, num_objects: tuple[int, int]) -> _Look:
+    """Large, plainly coloured objects of many kinds: what a beginner learns shapes from."""
+    return _Look(
+        kinds=_subset(rng, _SHAPES, 4, len(_SHAPES)),
+        colours=_subset(rng, tuple(COLOURS), 3, 6),
+        textures=("solid",),
+        sizes=("medium", "large"),
+        is_photographic=False,
+        contrast=90,
+        shade=rng.uniform(0.0, 0.1),
+        outline_chance=0.0,
+        shadow_chance=0.0,
+        num_objects=int(rng.integers(num_objects[0], num_objects[1] + 1)),
+        word_chance=0.05,
+    )
+
+
 def _look(rng: np.random.Generator, num_objects: tuple[int, int]) -> _Look:
     count = int(rng.integers(num_objects[0], num_objects[1] + 1))
     kinds = _subset(rng, _SHAPES, 2, 4)
@@ -275,13 +292,16 @@ def _page(rng: np.random.Generator, size: int) -> tuple[Canvas, list[SceneObject
     return canvas, objects
 
 
-def render_scene(rng: np.random.Generator, *, size: int = IMAGE_SIZE, num_objects: tuple[int, int] = (2, 8)) -> Scene:
+def render_scene(
+    rng: np.random.Generator, *, size: int = IMAGE_SIZE, num_objects: tuple[int, int] = (2, 8), is_plain: bool = False
+) -> Scene:
     """A random scene with at least one object; every object keeps at least 55 % of its pixels visible.
 
     Args:
         rng: source of every random choice.
         size: side of the square picture in pixels, at least 160.
         num_objects: inclusive range wanted in ordinary scenes; dense scenes and pages have more, crowded ones fewer.
+        is_plain: only medium and large objects without texture, hardly hidden.
 
     Raises:
         ValueError: when the size or the range cannot be drawn.
@@ -296,13 +316,13 @@ def render_scene(rng: np.random.Generator, *, size: int = IMAGE_SIZE, num_object
     if not 1 <= num_objects[0] <= num_objects[1] <= 40:
         raise ValueError(f"num_objects is {num_objects}, expected (low, high) with 1 <= low <= high <= 40")
     while True:
-        is_page = rng.random() < 0.08
-        look = _look(rng, num_objects)
+        is_page = not is_plain and rng.random() < 0.08
+        look = _plain_look(rng, num_objects) if is_plain else _look(rng, num_objects)
         if is_page:
             canvas, described = _page(rng, size)
         else:
             tint = rng.uniform(-9, 9, 3) if rng.random() < 0.5 else np.zeros(3)
-            canvas = Canvas(_ground(rng, look, size, tint))
+            canvas = Canvas(_ground(rng, look, size, tint), min_visible=0.9 if is_plain else 0.55)
             described = []
             for _ in range(look.num_objects):
                 is_word = rng.random() < look.word_chance

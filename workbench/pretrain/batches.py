@@ -18,21 +18,24 @@ from workbench.domains.shapes import Phrase, Scene
 class ScenePool:
     """Scenes by number, rendered when first asked for and kept."""
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed = size, seed
+    def __init__(self, size: int, seed: int, *, is_plain: bool = False):
+        self.size, self.seed, self.is_plain = size, seed, is_plain
         self._scenes: dict[int, Scene] = {}
 
     def __getitem__(self, index: int) -> Scene:
         if index not in self._scenes:
-            crowded = index % 2 == 0
-            rng = np.random.default_rng([self.seed, 1, index])
-            self._scenes[index] = shapes.render_scene(rng, num_objects=(6, 11) if crowded else (2, 7))
+            rng = np.random.default_rng([self.seed, 1, index, int(self.is_plain)])
+            if self.is_plain:
+                scene = shapes.render_scene(rng, num_objects=(4, 7), is_plain=True)
+            else:
+                scene = shapes.render_scene(rng, num_objects=(6, 11) if index % 2 else (2, 7))
+            self._scenes[index] = scene
         return self._scenes[index]
 
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Pictures of one step: pixel values (B, 3, S, S), instance maps (B, S, S) and the objects' attributes per picture."""
+    """Pictures of one step: pixel values (B, 3, S, S), instance maps (B, S, S) and the scenes they came from."""
 
     pixel_values: Tensor
     instance_map: Tensor
@@ -64,12 +67,15 @@ def turned(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(np.ascontiguousarray(image), np.ascontiguousarray(labels), tuple(objects), scene.has_colour)
 
 
-def draw_scenes(pool: ScenePool, rng: np.random.Generator, count: int, device: torch.device) -> SceneBatch:
-    """`count` random scenes of the pool, turned, with random brightness and noise."""
-    scenes = tuple(turned(pool[int(rng.integers(pool.size))], rng) for _ in range(count))
+def draw_scenes(
+    pools: tuple[ScenePool, ScenePool], plain_share: float, rng: np.random.Generator, count: int, device: torch.device
+) -> SceneBatch:
+    """`count` random scenes, turned and re-lit, each from the second (plain) pool with probability `plain_share`."""
+    chosen = [pools[int(rng.random() < plain_share)] for _ in range(count)]
+    scenes = tuple(turned(pool[int(rng.integers(pool.size))], rng) for pool in chosen)
     pixels = np.stack([s.image for s in scenes]).astype(np.float32)
-    pixels = pixels * rng.uniform(0.8, 1.2, (count, 1, 1, 1)) + rng.uniform(-20, 20, (count, 1, 1, 1))
-    values = torch.from_numpy(np.clip(pixels, 0, 255).astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+    lit = pixels * rng.uniform(0.8, 1.2, (count, 1, 1, 1)) + rng.uniform(-20, 20, (count, 1, 1, 1))
+    values = torch.from_numpy(np.clip(lit, 0, 255).astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
     labels = torch.from_numpy(np.stack([s.instance_map for s in scenes])).long()
     return SceneBatch(values.to(device), labels.to(device), scenes)
 

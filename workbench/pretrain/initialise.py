@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sam3.config import Sam3Config
-from sam3.layers import Attention
+from sam3.image_encoder import Block
+from sam3.layers import MLP, Attention
 from sam3.model import Sam3
 
 _NEIGHBOURS = ((1, 0), (-1, 0), (0, 1), (0, -1)), ((1, 1), (-1, -1), (1, -1), (-1, 1))
@@ -36,13 +37,16 @@ def new_model(config: Sam3Config, patches: np.ndarray, seed: int) -> Sam3:
     nn.init.normal_(text.token_embed.weight, std=0.05)
     nn.init.normal_(text.position_embed, std=0.01)
     nn.init.normal_(decoder.query_embed.weight)
-    nn.init.zeros_(decoder.box_head.layers[-1].weight)
+    last = decoder.box_head.layers[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
     decoder.anchors.weight.data.copy_(_anchor_grid(config.detector.num_queries))
     for mlp in (decoder.bias_x, decoder.bias_y):
-        _prefer_inside(mlp.layers[0], mlp.layers[-1])
+        _prefer_inside(mlp)
     nn.init.normal_(model.image_encoder.position_embed, std=0.02)
     model.image_encoder.patch_embed.weight.data.copy_(whitening_filters(patches, config.image_encoder.width))
     for index, block in enumerate(model.image_encoder.blocks):
+        assert isinstance(block, Block)
         spacing = 1.0
         if block.window_size is None:
             spacing = config.image_encoder.window_size / config.image_encoder.grid_size
@@ -72,8 +76,11 @@ def _anchor_grid(count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _prefer_inside(first: nn.Linear, last: nn.Linear) -> None:
-    """Makes a query look inside its box: two hidden units measure the distance outside, heads dislike it differently."""
+def _prefer_inside(mlp: MLP) -> None:
+    """Makes a query look inside its box: two hidden units measure the distance outside, each head dislikes it in its
+    own measure."""
+    first, last = mlp.layers[0], mlp.layers[-1]
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
     first.weight[0], first.weight[1] = torch.tensor([-1.0, 0.0]), torch.tensor([0.0, 1.0])
     first.bias[:2] = 0
     heads = last.weight.shape[0]

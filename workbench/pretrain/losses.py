@@ -1,7 +1,8 @@
 """The losses of both pre-training stages.
 
-Stage 1 asks every cell of the feature maps what object it lies on and which phrases hold there. Stage 2 is the detector's
-own criterion, with two additions that teach faster: probe queries at known objects, and a coarse map of the phrase.
+Stage 1 asks every cell of the feature maps what object it lies on and which phrases hold there. Stage 2 is the
+detector's own criterion, with two additions that teach faster: probe queries at known objects, and a coarse map of the
+phrase.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class DenseHeads(nn.Module):
         super().__init__()
         width = config.detector.width
         channels = sum(len(values) for values in ATTRIBUTES.values()) + 1 + 4
-        self.cell = nn.ModuleList(nn.Conv2d(width, channels, 1) for _ in range(2))
+        self.cell = nn.Conv2d(width, channels, 1)
+        self.patch_outline = nn.Conv2d(config.image_encoder.width, 2 * 7 * 7, 1)
         self.outline = nn.Conv2d(width, 2, 1)
         self.phrase = nn.Linear(width, width)
         self.fused = nn.Linear(width, 1)
@@ -47,22 +49,21 @@ def cell_losses(prediction: Tensor, batch: SceneBatch) -> tuple[Tensor, dict[str
         prediction: (B, channels, g, g).
     """
     grid, side = prediction.shape[-1], batch.instance_map.shape[-1]
-    stride = side // grid
-    label = batch.instance_map[:, stride // 2 :: stride, stride // 2 :: stride]  # (B, g, g)
+    label = cell_labels(batch.instance_map, grid)
     count = max(len(s.objects) for s in batch.scenes) + 1
     table = torch.zeros(len(batch.scenes), count, len(ATTRIBUTES), dtype=torch.long)
     boxes = torch.full((len(batch.scenes), count, 4), 0.5)
-    for row, (scene, corners) in enumerate(zip(batch.scenes, batch.boxes_xyxy_px, strict=True)):
+    for row, (scene, boxes_px) in enumerate(zip(batch.scenes, batch.boxes_xyxy_px, strict=True)):
         for column, o in enumerate(scene.objects, start=1):
             table[row, column] = torch.tensor([values.index(getattr(o, a)) for a, values in ATTRIBUTES.items()])
-        boxes[row, 1 : len(corners) + 1] = torch.from_numpy(corners) / side
+        boxes[row, 1 : len(boxes_px) + 1] = torch.from_numpy(boxes_px) / side
     image = torch.arange(len(batch.scenes), device=label.device)[:, None, None].expand_as(label)
     truth, corners = table.to(label.device)[image, label], boxes.to(label.device)[image, label]
     is_object = label > 0
     parts = prediction.permute(0, 2, 3, 1).split([*(len(v) for v in ATTRIBUTES.values()), 1, 4], dim=-1)
     loss = F.binary_cross_entropy_with_logits(parts[-2].squeeze(-1), is_object.float())
     accuracy = {}
-    for index, (name, weight) in enumerate({"kind": 2.0, "colour": 1.0, "texture": 1.0, "size": 0.5}.items()):
+    for index, (name, weight) in enumerate({"kind": 3.0, "colour": 1.0, "texture": 1.0, "size": 0.5}.items()):
         logits, wanted = parts[index][is_object], truth[..., index][is_object]
         loss = loss + weight * F.cross_entropy(logits, wanted)
         accuracy[name] = (logits.argmax(-1) == wanted).float().mean().item()
@@ -77,32 +78,58 @@ def cell_losses(prediction: Tensor, batch: SceneBatch) -> tuple[Tensor, dict[str
 def dense_loss(
     model: Sam3, heads: DenseHeads, batch: SceneBatch, rng: np.random.Generator, *, use_fine: bool
 ) -> tuple[Tensor, dict[str, float]]:
-    """Stage-1 loss of one batch; `use_fine` lets the two fine maps take part."""
+    """Stage-1 loss of one batch; `use_fine` lets the finest map take part, which costs more than all the rest."""
     encoder = model.image_encoder
+    trunk = encoder.trunk(batch.pixel_values)
+    coarse = encoder.pyramid[2](trunk)
+    loss, values = cell_losses(heads.cell(coarse), batch)
+    loss = loss + 4 * patch_outline_loss(heads.patch_outline(trunk), batch.instance_map)
     if use_fine:
-        pyramid = encoder(batch.pixel_values).pyramid
-    else:
-        pyramid = (None, None, encoder.pyramid[2](encoder.trunk(batch.pixel_values)))
-    loss, values = cell_losses(heads.cell[0](pyramid[2]), batch)
-    if use_fine:
-        loss = loss + 0.5 * cell_losses(heads.cell[1](pyramid[1]), batch)[0]
-        loss = loss + outline_loss(heads.outline(pyramid[0]), batch.instance_map)
+        loss = loss + outline_loss(heads.outline(encoder.pyramid[0](trunk)), batch.instance_map)
     phrases = [shapes.sample_phrases(rng, scene, 5, 5) for scene in batch.scenes]
     text = model.encode_text([p.text for per_scene in phrases for p in per_scene])
     pooled = (text.tokens * text.is_valid[..., None]).sum(1) / text.is_valid.sum(1, keepdim=True)
     vectors = heads.phrase(pooled)
-    grid = pyramid[2].shape[-1]
-    stride = batch.instance_map.shape[-1] // grid
-    label = batch.instance_map[:, stride // 2 :: stride, stride // 2 :: stride]
+    label = cell_labels(batch.instance_map, coarse.shape[-1])
     start, terms = 0, []
     for row, (scene, per_scene) in enumerate(zip(batch.scenes, phrases, strict=True)):
         holds = torch.tensor([[False, *(p.matches(o) for o in scene.objects)] for p in per_scene], device=label.device)
         wanted = holds[:, label[row]].float()
-        logits = torch.einsum("nc,chw->nhw", vectors[start : start + len(per_scene)], pyramid[2][row]) / 10
+        logits = torch.einsum("nc,chw->nhw", vectors[start : start + len(per_scene)], coarse[row]) / 10
         terms.append(sigmoid_focal(logits + heads.phrase_bias, wanted, alpha=0.6, gamma=1.0).mean())
         start += len(per_scene)
     alignment = torch.stack(terms).mean()
     return loss + 6 * alignment, {**values, "alignment": alignment.item()}
+
+
+def cell_labels(instance_map: Tensor, grid: int) -> Tensor:
+    """(B, grid, grid) the object number under each cell centre, 0 for ground."""
+    stride = instance_map.shape[-1] // grid
+    return instance_map[:, stride // 2 :: stride, stride // 2 :: stride]
+
+
+def patch_outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
+    """What each patch holds, on a 7 x 7 grid of its own: foreground, and outlines of objects.
+
+    Shapes are told by their outlines. Asking every patch for its piece, whatever the colours, teaches that sooner than
+    asking for names.
+
+    Args:
+        prediction: (B, 98, g, g).
+    """
+    grid = prediction.shape[-1]
+    small = labels[:, :: labels.shape[-1] // (7 * grid), :: labels.shape[-1] // (7 * grid)]
+    truth = torch.stack([small > 0, outlines(small)], dim=1).float()  # (B, 2, 7g, 7g)
+    truth = truth.unflatten(3, (grid, 7)).unflatten(2, (grid, 7)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    return F.binary_cross_entropy_with_logits(prediction, truth)
+
+
+def outlines(labels: Tensor) -> Tensor:
+    """(B, h, w) bool: pixels whose upper or left neighbour has another label."""
+    edge = torch.zeros_like(labels, dtype=torch.bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[:, :, 1:] |= labels[:, :, 1:] != labels[:, :, :-1]
+    return edge
 
 
 def outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
@@ -110,10 +137,7 @@ def outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
     grid = prediction.shape[-1]
     rows = ((torch.arange(grid, device=labels.device) + 0.5) * labels.shape[-1] / grid).long()
     small = labels[:, rows][:, :, rows]
-    edge = torch.zeros_like(small, dtype=torch.bool)
-    edge[:, 1:] |= small[:, 1:] != small[:, :-1]
-    edge[:, :, 1:] |= small[:, :, 1:] != small[:, :, :-1]
-    truth = torch.stack([small > 0, edge], dim=1).float()
+    truth = torch.stack([small > 0, outlines(small)], dim=1).float()
     return F.binary_cross_entropy_with_logits(prediction, truth)
 
 
@@ -153,10 +177,9 @@ def full_loss(
     )
     probe_boxes, probe_truth, probe_valid = probes(boxes, image_of, rng)
     encoder = model.image_encoder
-    if with_masks:
-        features = encoder(batch.pixel_values)
-    else:
-        features = ImageFeatures((encoder.pyramid[2](encoder.trunk(batch.pixel_values)),))
+    trunk = encoder.trunk(batch.pixel_values)
+    levels = range(3) if with_masks else (2,)
+    features = ImageFeatures(tuple(encoder.pyramid[level](trunk) for level in levels))
     output = model.detect(
         features,
         [[q.prompt for q in per_scene] for per_scene in questions],
@@ -188,9 +211,13 @@ def full_loss(
     if present_rows.any():
         phrase_loss = phrase_loss + dice_loss(phrase_map[present_rows], union[present_rows]).mean()
     wrong = (output.presence_logits.detach() > 0) != targets.is_present
-    return losses.total + probe_loss + 2 * phrase_loss, {
+    # What stage 1 taught is kept up at little cost.
+    cells, _ = cell_losses(heads.cell(features.pyramid[-1]), batch)
+    dense = 0.3 * (cells + 4 * patch_outline_loss(heads.patch_outline(trunk), batch.instance_map))
+    return losses.total + probe_loss + 2 * phrase_loss + dense, {
         **losses.to_floats(),
         "probe": probe_loss.item(),
         "phrase_map": phrase_loss.item(),
+        "dense": dense.item(),
         "presence_accuracy": 1 - wrong.float().mean().item(),
     }

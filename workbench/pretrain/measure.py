@@ -36,7 +36,7 @@ def pretrain(
     device: str | torch.device | None = None,
     num_scenes: int = 100,
 ) -> Path:
-    """Trains a small model from nothing and writes `model.safetensors` (fp16), `held_out.json`, `log.jsonl` and `state.pt`.
+    """Trains a small model from nothing; writes `model.safetensors` (fp16), `held_out.json`, `log.jsonl`, `state.pt`.
 
     A run found in the folder is continued. Started by `torchrun`, the processes share the work.
 

@@ -41,18 +41,19 @@ class PretrainConfig:
         phrases: (picture, phrase) pairs per picture in stage 2, half of them absent.
         scenes: size of the pool of scenes; each is shown again flipped and turned.
         exemplar_share: share of present pairs that get example boxes or points.
-        fine_share: share of the steps that train the fine maps and masks, which cost more than all the rest.
+        fine_share: share of the steps of stage 2 that train fine maps and masks, which cost more than all the rest; a
+            third of it in stage 1.
         ema: decay of the averaged weights, which are what is saved.
     """
 
     seed: int = 0
-    dense_steps: int = 3000
-    full_steps: int = 4000
+    dense_steps: int = 2300
+    full_steps: int = 3200
     images: int = 8
     phrases: int = 4
     scenes: int = 12000
-    dense_rate: float = 1.5e-3
-    full_rate: float = 1.0e-3
+    dense_rate: float = 6e-4
+    full_rate: float = 6e-4
     weight_decay: float = 0.02
     warmup: int = 100
     exemplar_share: float = 0.3
@@ -72,7 +73,8 @@ class Run:
             raise ValueError(
                 f"{config.images} pictures per step cannot be shared by {self.world} processes; change images"
             )
-        self.pool = ScenePool(config.scenes // self.world, config.seed * 1000 + self.rank)
+        seed, size = config.seed * 1000 + self.rank, config.scenes // self.world
+        self.pools = ScenePool(size, seed), ScenePool(size // 4, seed, is_plain=True)
         self.model = new_model(model_config, sample_patches(model_config, config.seed), config.seed).to(device)
         self.heads = DenseHeads(model_config).to(device)
         self.average = copy.deepcopy(self.model)
@@ -125,12 +127,14 @@ class Run:
 
     def _one_step(self, optimiser: torch.optim.Optimizer) -> dict[str, float]:
         rng = np.random.default_rng([self.config.seed, int(self.stage == "full"), self.step, self.rank])
-        batch = draw_scenes(self.pool, rng, self.config.images // self.world, self.device)
+        # Stage 1 begins with plain scenes only and has left them behind at half its length.
+        plain = max(0.0, 1 - 2 * self.step / self.config.dense_steps) if self.stage == "dense" else 0.0
+        batch = draw_scenes(self.pools, plain, rng, self.config.images // self.world, self.device)
         self.model.train()
         # All processes take the expensive branch in the same steps, or one would wait for the other.
         if self.stage == "dense":
             shared = np.random.default_rng([self.config.seed, 2, self.step])
-            use_fine = shared.random() < self.config.fine_share
+            use_fine = shared.random() < self.config.fine_share / 3
             loss, values = dense_loss(self.model, self.heads, batch, rng, use_fine=use_fine)
         else:
             shared = np.random.default_rng([self.config.seed, 3, self.step])
@@ -152,8 +156,8 @@ class Run:
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient is not finite at step {self.step} of stage {self.stage}; resume from the last checkpoint "
-                "with a lower rate"
+                f"the gradient is not finite at step {self.step} of stage {self.stage}; resume from the last "
+                "checkpoint with a lower rate"
             )
         optimiser.step()
         if self.step % 5 == 0:
@@ -205,7 +209,8 @@ class Run:
 
 def make_optimiser(model: Sam3, heads: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
     """AdamW; no weight decay on vectors and embeddings."""
-    matrices, vectors = [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for module in (model, heads):
         for name, parameter in module.named_parameters():
             (vectors if parameter.ndim < 2 or "embed" in name or "anchors" in name else matrices).append(parameter)

@@ -1,0 +1,158 @@
+"""A very small model with random weights and a folder of drawn, labelled pictures, for tests of the whole job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from sam3.checkpoint import save
+from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
+from sam3.model import Sam3
+from workbench.examples import ExampleSet
+from workbench.formats import rle_of
+
+SIDE = 40
+PART = TransformerConfig(1, 2, 24)
+SMALL = Sam3Config(
+    ImageEncoderConfig(
+        image_size=32,
+        patch_size=8,
+        width=16,
+        num_layers=2,
+        num_heads=2,
+        mlp_width=24,
+        window_size=2,
+        global_layers=(1,),
+        position_grid=4,
+        drop_path=0.0,
+        pyramid_scales=(4.0, 2.0, 1.0),
+        has_tracker_pyramid=False,
+    ),
+    TextEncoderConfig(context_length=12, width=8, num_layers=1, num_heads=2, mlp_width=16, unused_projection_width=0),
+    DetectorConfig(
+        width=16,
+        num_queries=6,
+        exemplar_encoder=PART,
+        fusion_encoder=PART,
+        decoder=TransformerConfig(2, 2, 24),
+        roi_size=3,
+        mask_num_heads=2,
+        mask_stages=2,
+        dropout=0.0,
+    ),
+)
+
+
+@torch.no_grad()
+def random_model(seed: int = 0) -> Sam3:
+    """Random weights that are large enough for every part to matter."""
+    torch.manual_seed(seed)
+    model = Sam3(SMALL)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, 0.3 if parameter.shape[0] > 1000 else parameter[0].numel() ** -0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file of a very small model with random weights."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save(random_model(), path)
+    return path
+
+
+def draw_coco(folder: Path, name: str, count: int, seed: int) -> None:
+    """Writes `name`.json and its pictures: a disc in two of three, a bar in every second one."""
+    chance = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    images, annotations = [], []
+    (folder / "images").mkdir(exist_ok=True, parents=True)
+    for number in range(1, count + 1):
+        pixels = chance.integers(90, 140, (SIDE, SIDE, 3)).astype(np.uint8)
+        disc = (rows - chance.integers(8, 14)) ** 2 + (columns - chance.integers(10, 30)) ** 2 < 36
+        top, left = int(chance.integers(22, 28)), int(chance.integers(2, 12))
+        bar = (rows >= top) & (rows < top + 8) & (columns >= left) & (columns < left + 20)
+        for category, (mask, colour, is_there) in enumerate(
+            ((disc, (220, 40, 40), number % 3 > 0), (bar, (40, 60, 220), number % 2 == 0)), start=1
+        ):
+            if is_there:
+                pixels[mask] = colour
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": rle_of(mask),
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                    }
+                )
+        file_name = f"{name}_{number:02d}.png"
+        Image.fromarray(pixels).save(folder / "images" / file_name)
+        images.append({"id": number, "file_name": file_name, "width": SIDE, "height": SIDE})
+    categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with drawn pictures, their labels and a recipe."""
+
+    folder: Path
+    settings: dict[str, Any]
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    def write(self, **changes: Any) -> Path:
+        """Writes the recipe with other top-level settings; None leaves a setting out."""
+        content = {key: value for key, value in {**self.settings, **changes}.items() if value is not None}
+        self.recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return self.recipe
+
+    def labels(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def write_labels(self, name: str, content: dict[str, Any]) -> None:
+        (self.folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def project(tmp_path: Path, small_weights: Path) -> Project:
+    """Six pictures to learn from, five to measure on, and a recipe of a few steps with the small model."""
+    folder = tmp_path / "project"
+    draw_coco(folder, "learn", 6, seed=1)
+    draw_coco(folder, "test", 5, seed=2)
+    settings = {
+        "name": "discs",
+        "model": str(small_weights),
+        "learn": {"annotations": "learn.json", "images": "images"},
+        "test": {"annotations": "test.json", "images": "images"},
+        "phrases": {"disc": "red disc"},
+        "absent_phrases": ["green star"],
+        "shots": 4,
+        "plan": {"name": "lora", "rank": 2},
+        "train": {"steps": 4, "images": 2, "phrases": 2, "views": 3, "checkpoint_every": 3, "warmup": 2},
+        "score_threshold": 0.2,
+    }
+    made = Project(folder, settings)
+    made.write()
+    return made
+
+
+@pytest.fixture
+def drawn(project: Project) -> ExampleSet:
+    """The six pictures to learn from."""
+    learn = ExampleSet.from_coco(project.folder / "learn.json", project.folder / "images")
+    return learn.with_absent(["green star"])

@@ -1,0 +1,85 @@
+"""Adapts SAM 3 to your own concepts from a handful of labelled pictures, and measures what that did.
+
+    from workbench import ExampleSet, FinetuneConfig, Plan, add_adapter, compare, evaluate, finetune, run_recipe
+
+    run_recipe("recipes/coins.yaml", "runs/coins")     # the whole job, as `workbench adapt` does it
+
+One step at a time:
+
+    labelled pictures       examples.py, formats.py (COCO in and out), pictures.py, splits.py, augment.py
+    adapting                adapters.py, finetune.py
+    measuring, comparing    evaluate.py, metrics.py, ranking.py, compare.py
+    showing                 show.py, paint.py, report.py, predict.py
+    the job as a file       recipe.py (settings), adapt.py (the job), __main__.py (the command line)
+    rendered pictures       domains/; the embedded default model is trained on them by pretrain/
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.adapt import run_recipe
+    from workbench.adapters import Plan, add_adapter, load_adapter
+    from workbench.compare import compare
+    from workbench.evaluate import evaluate
+    from workbench.examples import Example, ExampleSet
+    from workbench.finetune import FinetuneConfig, finetune
+    from workbench.show import show_batch, show_results
+
+__all__ = [
+    "Example",
+    "ExampleSet",
+    "FinetuneConfig",
+    "Plan",
+    "add_adapter",
+    "compare",
+    "evaluate",
+    "finetune",
+    "load_adapter",
+    "run_recipe",
+    "show_batch",
+    "show_results",
+]
+
+# Imported on first use: a command that only prints its help need not wait for torch.
+_MODULES = {
+    "Example": "workbench.examples",
+    "ExampleSet": "workbench.examples",
+    "FinetuneConfig": "workbench.finetune",
+    "Plan": "workbench.adapters",
+    "add_adapter": "workbench.adapters",
+    "compare": "workbench.compare",
+    "evaluate": "workbench.evaluate",
+    "finetune": "workbench.finetune",
+    "load_adapter": "workbench.adapters",
+    "run_recipe": "workbench.adapt",
+    "show_batch": "workbench.show",
+    "show_results": "workbench.show",
+}
+
+
+class _Package(ModuleType):
+    """Keeps `compare`, `evaluate` and `finetune` functions, although modules have the same names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing `workbench.evaluate` anywhere makes the import system bind that module to this name.
+        if isinstance(value, ModuleType) and _MODULES.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

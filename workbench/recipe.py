@@ -1,0 +1,237 @@
+"""A recipe: one YAML file that says what is adapted, to which labelled pictures, and how it is trained and measured.
+
+YAML and overrides from the command line come in; a checked, frozen `Recipe` goes out, and back to YAML. An unknown
+key is refused, and every error names the file and the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from sam3.files import write_text
+from workbench.adapters import Plan
+from workbench.evaluate import CANDIDATE_FLOOR
+from workbench.examples import phrase_key
+from workbench.finetune import FinetuneConfig
+
+_PATHS = ("learn.annotations", "learn.images", "test.annotations", "test.images")
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+_HEADER = "# A complete recipe, written by `workbench adapt`. Paths are relative to this file.\n"
+
+
+def _beside_recipe(value: Path, info: ValidationInfo) -> Path:
+    return Path(os.path.normpath(_folder(info) / value.expanduser()))
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+RecipePath = Annotated[Path, AfterValidator(_beside_recipe)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabelledPictures(_Model):
+    """A COCO annotation file and the folder its pictures are in."""
+
+    annotations: RecipePath
+    images: RecipePath
+
+
+class Recipe(_Model):
+    """Everything `run_recipe` needs to know.
+
+    Attributes:
+        name: of the adapted model, for reports.
+        model: "tiny", a weight file or folder, or a hub name; what `load_sam3` accepts.
+        learn: pictures to learn from. test: other pictures, to measure on.
+        phrases: category name in the annotation files -> phrase to ask for; null drops the category, a category that
+            is not listed is asked for by its name.
+        absent_phrases: phrases that are in none of the pictures, so that refusing is learnt and measured.
+        shots: how many of the pictures in `learn` to learn from.
+        seed: of the choice of pictures and of the training.
+        exhaustive: whether all categories were looked for in all pictures, so that no annotation means absent.
+        plan: what is trained. train: how; its seed is that of the recipe.
+        score_threshold: objects with at least this score count as found.
+    """
+
+    name: str = Field(min_length=1)
+    model: str = Field(default="tiny", min_length=1)
+    learn: LabelledPictures
+    test: LabelledPictures
+    phrases: dict[str, str | None] = Field(default_factory=dict)
+    absent_phrases: tuple[str, ...] = ()
+    shots: int = Field(default=10, ge=1)
+    seed: int = Field(default=0, ge=0)
+    exhaustive: bool = True
+    plan: Plan = Plan()
+    train: FinetuneConfig = FinetuneConfig()
+    score_threshold: float = Field(default=0.5, ge=CANDIDATE_FLOOR, le=1)
+
+    @field_validator("model")
+    @classmethod
+    def _find_model(cls, value: str, info: ValidationInfo) -> str:
+        """A file beside the recipe is meant before one where the command runs; anything else may be a hub name."""
+        beside = _folder(info) / Path(value).expanduser()
+        is_path = value.startswith((".", "/", "~")) or value.endswith(_WEIGHT_SUFFIXES)
+        if value != "tiny" and (beside.exists() or (is_path and not Path(value).exists())):
+            return os.path.normpath(beside)
+        return value
+
+    @field_validator("phrases")
+    @classmethod
+    def _check_phrases(cls, phrases: dict[str, str | None]) -> dict[str, str | None]:
+        for category, phrase in phrases.items():
+            if phrase is not None and not phrase.strip():
+                raise ValueError(
+                    f"the phrase of {category!r} is empty; expected a short noun phrase, or null to drop it"
+                )
+        return phrases
+
+    @field_validator("absent_phrases")
+    @classmethod
+    def _check_absent(cls, absent: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        asked = {phrase_key(phrase) for phrase in info.data.get("phrases", {}).values() if phrase is not None}
+        for phrase in absent:
+            if not phrase.strip():
+                raise ValueError("a phrase is empty; expected short noun phrases such as 'red circle'")
+            if phrase_key(phrase) in asked:
+                raise ValueError(f"{phrase!r} is also under phrases; expected phrases that are in none of the pictures")
+        return absent
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _refuse_second_seed(cls, train: Any) -> Any:
+        if isinstance(train, Mapping) and "seed" in train:
+            raise ValueError("it has a seed of its own; expected one seed for everything, at the top of the recipe")
+        return train
+
+    @model_validator(mode="after")
+    def _share_seed(self) -> Recipe:
+        object.__setattr__(self, "train", replace(self.train, seed=self.seed))
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: YAML file; the paths in it are relative to its folder.
+        overrides: texts such as "train.steps=60", applied after reading; the values are YAML, and paths among them are
+            relative to the current folder.
+
+    Raises:
+        ValueError: the file cannot be read, or a key or value is not what is expected; names file and key.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"the recipe {path} cannot be read ({error.strerror}); expected a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid YAML: {error}; correct the place that is named") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds {type(data).__name__}; expected settings such as 'name: coins', one per line")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data, context={"folder": path.parent})
+    except ValidationError as error:
+        raise ValueError("\n".join(_in_words(path, dict(problem)) for problem in error.errors())) from error
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Writes the recipe with all its settings; `load_recipe` reads the same recipe back."""
+    folder = os.path.abspath(Path(path).parent)
+    content = settings(recipe)
+    for key in _PATHS:
+        part, name = key.split(".")
+        content[part][name] = _relative(content[part][name], folder)
+    if Path(recipe.model).exists() and recipe.model != "tiny":
+        content["model"] = _relative(recipe.model, folder)
+    write_text(path, _HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """All settings as plain values in the form of the YAML file."""
+    content = recipe.model_dump(mode="json")
+    del content["train"]["seed"]
+    return content
+
+
+def _relative(path: str, folder: str) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return os.path.abspath(path)
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise ValueError(f"--set received {text!r}; expected key.path=value, for instance train.steps=60")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {text}: the value is no valid YAML ({error}); put it in quotes") from error
+    if key in _PATHS and isinstance(parsed, str):
+        parsed = os.path.abspath(parsed)
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ValueError(f"--set {text}: {parent!r} holds {data!r} and has no settings inside; check the key")
+    data[last] = parsed
+
+
+def _in_words(path: Path, problem: dict[str, Any]) -> str:
+    """One line on one problem that pydantic found."""
+    place = [str(part) for part in problem["loc"]]
+    key, received = ".".join(place), problem["input"]
+    where = f"{path}: {key}" if key else f"{path}"
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _names_within(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{where} is no setting; {hint}expected one of {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where} is missing; add it to the recipe"
+    if problem["type"] == "value_error":
+        return f"{where}: {problem['ctx']['error']}"
+    message = problem["msg"].replace("Input should be", "expected").replace("Keys should be", "expected")
+    if problem["type"] == "string_type" and isinstance(received, bool | int | float):
+        message += "; put it in quotes (YAML reads plain yes, no, on, off and numbers as something else than text)"
+    return f"{where}: received {received!r}; {message}"
+
+
+def _names_within(place: Sequence[str]) -> list[str]:
+    """The settings that exist at a place such as ["train", "augment"]."""
+    default: Any = Recipe
+    for part in place:
+        default = {"learn": LabelledPictures, "test": LabelledPictures}.get(part) or (
+            Recipe.model_fields[part].default if default is Recipe else getattr(default, part, None)
+        )
+    if is_dataclass(default):
+        return [field.name for field in fields(default) if field.name != "seed"]
+    return list(default.model_fields) if default is not None else []
