@@ -220,6 +220,8 @@ def _in_words(path: Path, problem: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     message = problem["msg"].replace("Input should be", "expected").replace("Keys should be", "expected")
+    if problem["type"] in ("model_type", "dataclass_type"):
+        message = f"expected settings inside it: {', '.join(_names_within(place))}"
     if problem["type"] == "string_type" and isinstance(received, bool | int | float):
         message += "; put it in quotes (YAML reads plain yes, no, on, off and numbers as something else than text)"
     return f"{where}: received {received!r}; {message}"

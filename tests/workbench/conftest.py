@@ -57,7 +57,7 @@ def random_model(seed: int = 0) -> Sam3:
     torch.manual_seed(seed)
     model = Sam3(SMALL)
     for parameter in model.parameters():
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and parameter.numel():
             parameter.normal_(0.0, 0.3 if parameter.shape[0] > 1000 else parameter[0].numel() ** -0.5)
     return model.eval()
 

@@ -94,15 +94,15 @@ def test_a_recipe_cannot_be_changed(minimal):
         ("train.warmup=0", "train: received warmup=0; expected at least 1"),
         ("train.absent_share=1.5", "train: received absent_share=1.5; expected a share from 0 to 1"),
         ("train.augment.zoom=0", "train.augment: received zoom=0.0; expected the least share"),
-        ("train.augment=3", "train.augment: received 3; expected"),
+        ("train.augment=3", "train.augment: received 3; expected settings inside it: flip, turn, zoom"),
         ("plan.name=all", "plan.name: received 'all'; expected 'heads' or 'lora'"),
         ("plan.rank=0", "plan: received rank 0; expected at least 1"),
         ("score_threshold=0.01", "score_threshold: received 0.01; expected greater than or equal to 0.05"),
         ("name=7", "name: received 7; expected a valid string; put it in quotes"),
         ("phrases={coin: yes}", "phrases.coin: received True; expected a valid string; put it in quotes"),
-        ("phrases={coin: ' '}", "phrases: the phrase of 'coin' is empty; expected a noun phrase, or null"),
+        ("phrases={coin: ' '}", "phrases: the phrase of 'coin' is empty; expected a short noun phrase, or null"),
         ("absent_phrases=['']", "absent_phrases: a phrase is empty"),
-        ("learn=data", "learn: received 'data'; expected"),
+        ("learn=data", "learn: received 'data'; expected settings inside it: annotations, images"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_file_and_what_was_expected(minimal, override, message):

@@ -1,0 +1,241 @@
+"""The training loop: it learns, repeats itself exactly, goes on exactly where it stopped and keeps what is finished."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sam3.checkpoint import load_sam3
+from workbench.adapters import Plan, add_adapter, load_adapter
+from workbench.examples import ExampleSet
+from workbench.finetune import FinetuneConfig, FinetuneResult, ViewPool, ask, finetune, rate_factor, targets_of
+
+CONFIG = FinetuneConfig(steps=7, images=2, phrases=3, views=3, warmup=2, checkpoint_every=3, exemplar_share=0.5)
+PLAN = Plan("lora", rank=2)
+
+
+class Training:
+    """Training of a fresh copy of the small model in a folder."""
+
+    def __init__(self, weights: Path, examples: ExampleSet, plan: Plan = PLAN) -> None:
+        self.weights, self.examples, self.plan = weights, examples, plan
+
+    def run(
+        self, out: Path, config: FinetuneConfig = CONFIG, *, start: int = 0, stop_after: int = 0, **arguments: Any
+    ) -> FinetuneResult | None:
+        model = load_sam3(self.weights)
+        torch.manual_seed(start)
+        self.adapter = add_adapter(model, self.plan, ("disc", "bar"))
+        if not stop_after:
+            return finetune(model, self.adapter, self.examples, out, config, progress=False, **arguments)
+
+        def stop(line: dict[str, Any]) -> None:
+            if line["step"] == stop_after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            finetune(model, self.adapter, self.examples, out, config, progress=False, on_step=stop)
+        return None
+
+    def saved(self, folder: Path) -> dict[str, torch.Tensor]:
+        return load_adapter(load_sam3(self.weights), folder).state()
+
+
+@pytest.fixture
+def training(small_weights, drawn) -> Training:
+    return Training(small_weights, drawn)
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_same_weights_bit_for_bit(training, tmp_path, stop_after):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    training.run(whole)
+    training.run(parted, stop_after=stop_after)
+    assert len(log_of(parted)) == stop_after
+    half = training.saved(parted / "adapter")
+    result = training.run(parted, start=1)  # the state decides, not the random numbers the adapter starts from
+    assert result.was_resumed and result.steps == 7
+    assert_same(training.saved(parted / "adapter"), training.saved(whole / "adapter"))
+    assert_same(training.saved(parted / "adapter"), training.adapter.state())
+    assert_same(training.saved(parted / "adapter_best"), training.saved(whole / "adapter_best"))
+    assert any(not torch.equal(half[key], value) for key, value in training.adapter.state().items())
+    keys = log_of(whole)[0].keys() - {"seconds"}
+    assert [[line[key] for key in keys] for line in log_of(whole)] == [
+        [line[key] for key in keys] for line in log_of(parted)
+    ]
+
+
+def test_cached_features_give_the_same_result_when_a_run_goes_on(small_weights, drawn, tmp_path):
+    training = Training(small_weights, drawn, Plan("heads", rank=2))
+    training.run(tmp_path / "whole")
+    training.run(tmp_path / "parted", stop_after=4)
+    training.run(tmp_path / "parted")
+    assert_same(training.saved(tmp_path / "parted" / "adapter"), training.saved(tmp_path / "whole" / "adapter"))
+
+
+def test_a_finished_run_is_not_repeated(training, tmp_path):
+    first = training.run(tmp_path)
+    steps: list[dict[str, Any]] = []
+    again = training.run(tmp_path, on_step=steps.append)
+    assert steps == []
+    assert (again.steps, again.seconds, again.was_resumed) == (first.steps, first.seconds, True)
+    assert_same(training.adapter.state(), training.saved(tmp_path / "adapter"))
+
+
+def test_training_lowers_the_loss(training, tmp_path):
+    config = FinetuneConfig(steps=60, images=6, phrases=3, views=1, rate=1e-2, exemplar_share=0.0, checkpoint_every=60)
+    result = training.run(tmp_path, config)
+    losses = [line["total"] for line in log_of(tmp_path)]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    assert isinstance(result, FinetuneResult)
+    assert result.best_loss == pytest.approx(min(np.mean(losses[i : i + 10]) for i in range(51)))
+    assert result.best_step >= 10 and result.seconds > 0 and not result.was_resumed
+
+
+def test_the_best_adapter_of_a_very_short_run_is_its_last(training, tmp_path):
+    assert training.run(tmp_path).best_step == 7
+    assert_same(training.saved(tmp_path / "adapter_best"), training.saved(tmp_path / "adapter"))
+
+
+def test_other_settings_pictures_or_phrases_in_the_same_folder_are_refused(training, tmp_path):
+    training.run(tmp_path, stop_after=1)
+    with pytest.raises(ValueError, match="holds a run with other settings, pictures or weights"):
+        training.run(tmp_path, FinetuneConfig(steps=8))
+    training.examples = training.examples[:4]
+    with pytest.raises(ValueError, match="choose another folder, or delete it to start anew"):
+        training.run(tmp_path)
+
+
+def test_a_damaged_state_is_named(training, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"no state")
+    with pytest.raises(ValueError, match="state.pt is damaged"):
+        training.run(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(training, tmp_path):
+    def break_next(line: dict[str, Any]) -> None:
+        if line["step"] == 2:
+            self_attention = next(p for key, p in training.adapter.parameters.items() if "lora_A" in key)
+            kept.update(training.adapter.state())
+            with torch.no_grad():
+                self_attention.fill_(float("nan"))
+
+    kept: dict[str, torch.Tensor] = {}
+    with pytest.raises(FloatingPointError, match="not finite in step 3; .* lower rate than 0.002"):
+        training.run(tmp_path / "broken weights", on_step=break_next)
+    assert not (tmp_path / "broken weights" / "adapter").exists()  # nothing was due yet, and NaN is not worth keeping
+
+    with pytest.raises(FloatingPointError, match="not finite"):
+        training.run(tmp_path / "huge", FinetuneConfig(steps=9, rate=1e38, warmup=1, checkpoint_every=1))
+    lines = log_of(tmp_path / "huge")
+    assert 1 <= len(lines) < 9
+    assert all(value.isfinite().all() for value in training.saved(tmp_path / "huge" / "adapter").values())
+
+
+def test_an_interrupt_within_an_update_keeps_the_files_of_the_last_checkpoint(training, tmp_path, monkeypatch):
+    """Weights that moved without their step being counted would be moved twice when the run goes on."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    training.run(whole)
+    real, calls = torch.optim.AdamW.step, []
+
+    def interrupted(self, *arguments, **keywords):
+        real(self, *arguments, **keywords)
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(parted)
+    monkeypatch.undo()
+    assert len(log_of(parted)) == 3
+    training.run(parted)
+    assert_same(training.saved(parted / "adapter"), training.saved(whole / "adapter"))
+
+
+def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(training, tmp_path, monkeypatch):
+    training.run(tmp_path, stop_after=3)
+    kept = training.saved(tmp_path / "adapter")
+
+    def full(path, write):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(sys.modules["workbench.finetune"], "write_atomically", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        training.run(tmp_path)
+    monkeypatch.undo()
+    assert_same(training.saved(tmp_path / "adapter"), kept)
+    assert training.run(tmp_path).steps == 7
+
+
+def test_pictures_without_any_object_are_refused(small_weights, drawn, tmp_path):
+    empty = ExampleSet("empty", tuple(e for e in drawn if all(c.status != "positive" for c in e.concepts)))
+    assert len(empty) > 0
+    with pytest.raises(ValueError, match="'empty' shows no object at all"):
+        Training(small_weights, empty).run(tmp_path)
+
+
+def test_every_picture_is_seen_equally_often_and_absent_phrases_get_their_share(small_weights, drawn):
+    model = load_sam3(small_weights)
+    config = FinetuneConfig(images=2, phrases=2, absent_share=0.5, views=4, exemplar_share=0.3)
+    pool = ViewPool(model, drawn, config, keep_features=True)
+    pictures, present, boxes, total = [], 0, 0, 0
+    for step in range(60):
+        keys, asked = ask(pool, config, np.random.default_rng([0, step]), step)
+        pictures += [picture for picture, _ in keys]
+        present += sum(a.concept.is_present for a in asked)
+        boxes += sum(len(a.prompt.exemplar_boxes_xyxy_px) for a in asked)
+        total += len(asked)
+        assert all(a.concept.is_present or not len(a.prompt.exemplar_boxes_xyxy_px) for a in asked)
+    assert np.bincount(pictures).tolist() == [20] * 6
+    assert 0.35 < present / total < 0.5  # one of the six pictures shows nothing
+    assert 0.2 < boxes / present < 0.4
+
+
+def test_targets_hold_boxes_and_masks_of_all_questions_in_order(small_weights, drawn):
+    pool = ViewPool(load_sam3(small_weights), drawn, CONFIG, keep_features=True)
+    _, asked = ask(pool, CONFIG, np.random.default_rng(0), 0)
+    targets = targets_of(asked, pool.mask_size, torch.device("cpu"))
+    assert targets.num_pairs == len(asked)
+    assert targets.pair.tolist() == [i for i, a in enumerate(asked) for _ in a.concept.boxes_xyxy]
+    for row, (x, y, w, h) in enumerate(targets.boxes_cxcywh.tolist()):
+        inside = torch.nonzero(targets.masks[row]) / pool.mask_size  # (row, column) of the object's pixels
+        assert (inside.amin(0) - torch.tensor([y - h / 2, x - w / 2])).abs().max() < 0.05
+        assert (inside.amax(0) - torch.tensor([y + h / 2, x + w / 2])).abs().max() < 0.05
+
+
+def test_features_are_kept_only_while_the_encoder_is_frozen(small_weights, drawn, monkeypatch):
+    model = load_sam3(small_weights)
+    calls = []
+    model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    for keep_features, expected in ((True, 2), (False, 4)):
+        calls.clear()
+        pool = ViewPool(model, drawn, CONFIG, keep_features=keep_features)
+        for _ in range(2):
+            pool.features([(0, 1)])
+            pool.features([(1, 2)])
+        assert len(calls) == expected
+
+
+def test_the_rate_warms_up_and_falls_to_a_fiftieth():
+    config = FinetuneConfig(steps=100, warmup=10)
+    factors = [rate_factor(step, config) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) > 0.97 and factors[100] == pytest.approx(0.02)
+    assert all(a < b for a, b in zip(factors[:9], factors[1:10], strict=True))
+    assert all(a > b for a, b in zip(factors[10:-1], factors[11:], strict=True))
