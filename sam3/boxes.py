@@ -74,6 +74,8 @@ def roi_align(features: Tensor, boxes_xyxy: Tensor, box_image: Tensor, size: int
     Returns:
         (N, C, size, size).
     """
+    if not len(boxes_xyxy):
+        return features.new_zeros(0, features.shape[1], size, size)
     height, width = features.shape[-2:]
     pooled = []
     for box, image in zip(boxes_xyxy.float(), box_image, strict=True):
@@ -93,7 +95,6 @@ def roi_align(features: Tensor, boxes_xyxy: Tensor, box_image: Tensor, size: int
             ) * is_inside[:, None]
             weights.append(weight.unflatten(0, (size, samples)).mean(1))  # (size, cells)
         rows, columns = weights
-        pooled.append(torch.einsum("chw,yh,xw->cyx", features[image].float(), rows, columns))
-    if not pooled:
-        return features.new_zeros(0, features.shape[1], size, size)
+        with torch.autocast(features.device.type, enabled=False):  # float32 also under autocast
+            pooled.append(torch.einsum("chw,yh,xw->cyx", features[image].float(), rows, columns))
     return torch.stack(pooled).to(features.dtype)

@@ -35,7 +35,7 @@ class ImageFeatures:
 
     def __getitem__(self, index: int | slice | Tensor) -> ImageFeatures:
         """The features of some pictures of the batch, as a batch."""
-        index = slice(index, index + 1) if isinstance(index, int) else index
+        index = slice(index, index + 1 or None) if isinstance(index, int) else index
         tracker = self.tracker_pyramid
         return ImageFeatures(
             tuple(level[index] for level in self.pyramid),
@@ -65,11 +65,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
         size = self.window_size
-        if size is None:
-            if height != width:
-                raise ValueError(
-                    f"the picture must be square, got a grid of {height} x {width} patches; resize it first"
-                )
+        if size is None:  # the grid is square, see `ImageEncoder.trunk`
             rotary = rotary_table(height, width, self.head_dim, self.rotary_span / height, x.device)
             tokens = x.flatten(1, 2)
             return self.attention(tokens, tokens, tokens, rotary=rotary).view_as(x)
@@ -157,13 +153,11 @@ class ImageEncoder(nn.Module):
 
     def trunk(self, pixel_values: Tensor) -> Tensor:
         """The vision transformer alone: (B, C, h, w), its own width. Same arguments and errors as `forward`."""
-        patch = self.config.patch_size
-        height, width = pixel_values.shape[-2:]
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3 or height % patch or width % patch or height != width:
+        patch, shape = self.config.patch_size, tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] % patch or not shape[2]:
             raise ValueError(
-                f"received pixel values of shape {tuple(pixel_values.shape)}; expected (B, 3, S, S) with S a "
-                f"multiple of "
-                f"the patch size {patch}, for instance {self.config.image_size}; resize the picture"
+                f"received pixel values of shape {shape}; expected (B, 3, S, S) with S a multiple of the patch size "
+                f"{patch}, for instance {self.config.image_size}; resize the picture"
             )
         x = self.patch_embed(pixel_values).permute(0, 2, 3, 1)  # (B, h, w, C)
         x = self.norm(x + self.positions(x.shape[1], x.shape[2]))

@@ -104,23 +104,23 @@ def rotary_table(
 
     Returns:
         Two float32 tensors (height * width, head_dim / 2), cells in row-major order.
+
+    Raises:
+        ValueError: `head_dim` is no multiple of 4.
     """
+    if head_dim % 4:
+        raise ValueError(
+            f"received {head_dim} channels per head; rotary codes need a multiple of 4: change width or num_heads"
+        )
     with torch.inference_mode(False), torch.no_grad():  # a cached tensor must serve training too
-        return _rotary_table(height, width, head_dim, scale, device, theta)
-
-
-def _rotary_table(
-    height: int, width: int, head_dim: int, scale: float, device: torch.device, theta: float
-) -> tuple[Tensor, Tensor]:
-    steps = torch.arange(0, head_dim, 4, dtype=torch.float32, device=device)[: head_dim // 4]
-    frequencies = theta ** (-steps / head_dim)
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=device) * scale,
-        torch.arange(width, dtype=torch.float32, device=device) * scale,
-        indexing="ij",
-    )
-    angles = torch.cat([columns.reshape(-1, 1) * frequencies, rows.reshape(-1, 1) * frequencies], dim=-1)
-    return angles.cos(), angles.sin()
+        frequencies = theta ** (-torch.arange(0, head_dim, 4, dtype=torch.float32, device=device) / head_dim)
+        rows, columns = torch.meshgrid(
+            torch.arange(height, dtype=torch.float32, device=device) * scale,
+            torch.arange(width, dtype=torch.float32, device=device) * scale,
+            indexing="ij",
+        )
+        angles = torch.cat([columns.reshape(-1, 1) * frequencies, rows.reshape(-1, 1) * frequencies], dim=-1)
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

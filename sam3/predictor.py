@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sam3.boxes import cxcywh_to_xyxy
@@ -70,24 +70,30 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) uint8 RGB; files are turned upright by their EXIF tag.
 
     Args:
-        picture: path, PIL image of any mode, or array (H, W, 3) or (H, W) uint8.
+        picture: path, PIL image with 8 bits per channel, or array (H, W, 3) or (H, W) uint8. Transparency is dropped.
 
     Raises:
-        ValueError: the file is missing or no picture, or the array has another shape or type.
+        ValueError: the file is missing or no picture, it has more than 8 bits per channel, or the array has another
+            shape or type.
     """
     if isinstance(picture, str | Path):
         try:
             with Image.open(picture) as opened:
-                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+                return read_picture(ImageOps.exif_transpose(opened))
         except FileNotFoundError as error:
             raise ValueError(f"there is no picture at {picture}; check the path") from error
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{picture} cannot be read as a picture ({error}); expected a PNG, JPEG or similar"
             ) from error
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
-    array = np.asarray(picture)
+        if picture.mode.startswith(("I", "F")):  # Pillow would cut every value above 255
+            raise ValueError(
+                f"received a picture with pixels of type {picture.mode!r}; expected 8 bits per channel: choose the "
+                "range of values to show and convert it first"
+            )
+        picture = np.asarray(picture.convert("RGB"))
+    array = np.ascontiguousarray(picture)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=-1)
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or 0 in array.shape:
@@ -134,10 +140,8 @@ class ImagePredictor:
         image_size: int | None = None,
         pairs_at_once: int = 16,
     ):
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"received score_threshold={score_threshold}; expected a number from 0 to 1")
         self.model = model.eval()
-        self.score_threshold = score_threshold
+        self.score_threshold = _checked(score_threshold)
         self.image_size = image_size or model.config.image_encoder.image_size
         self.pairs_at_once = pairs_at_once
         self._features: ImageFeatures | None = None
@@ -177,7 +181,8 @@ class ImagePredictor:
             score_threshold: in place of the predictor's.
 
         Raises:
-            ValueError: no picture was set, or several were (use `predict_batch`), or a prompt is not valid.
+            ValueError: no picture was set, or several were (use `predict_batch`), or a prompt is not valid or has an
+                exemplar outside the picture.
         """
         if len(self._sizes) > 1:
             raise ValueError(f"{len(self._sizes)} pictures are set; use predict_batch with one list of prompts each")
@@ -193,7 +198,7 @@ class ImagePredictor:
             raise ValueError("no picture is set; call set_image first")
         if len(prompts) != len(self._sizes):
             raise ValueError(f"received {len(prompts)} prompt lists for {len(self._sizes)} pictures; expected one each")
-        threshold = self.score_threshold if score_threshold is None else score_threshold
+        threshold = self.score_threshold if score_threshold is None else _checked(score_threshold)
         asked = [(row, prompt) for row, group in enumerate(prompts) for prompt in as_prompts(group)]
         answers: list[list[Prediction]] = [[] for _ in prompts]
         for start in range(0, len(asked), self.pairs_at_once):
@@ -207,6 +212,15 @@ class ImagePredictor:
 
     def _scaled(self, prompt: Prompt, row: int) -> Prompt:
         height, width = self._sizes[row]
+        boxes, points = np.asarray(prompt.exemplar_boxes_xyxy_px), np.asarray(prompt.exemplar_points_xy_px)
+        beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, 2:] <= 0).any(1)
+        astray = (points < 0).any(1) | (points > (width, height)).any(1)
+        if beside.any() or astray.any():
+            first = (boxes[beside] if beside.any() else points[astray])[0].tolist()
+            raise ValueError(
+                f"the exemplar {first} lies outside the picture, which is {width} pixels wide and {height} high; give "
+                "coordinates in pixels of the picture, x before y"
+            )
         return prompt.scaled(self.image_size / width, self.image_size / height)
 
     def _prediction(
@@ -232,3 +246,9 @@ class ImagePredictor:
             presence_score=float(output.presence_logits[pair].float().sigmoid()),
             image_size=size,
         )
+
+
+def _checked(score_threshold: float) -> float:
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"received score_threshold={score_threshold}; expected a number from 0 to 1")
+    return score_threshold

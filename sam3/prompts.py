@@ -85,7 +85,10 @@ def as_prompts(prompts: Prompt | str | Sequence[Prompt | str]) -> list[Prompt]:
 
 
 def _coordinates(values: ArrayLike, columns: int, name: str) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float32)
+    try:
+        array = np.array(values, dtype=np.float32)  # a copy: the prompt must not change with the caller's array
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}; expected numbers (N, {columns}) in pixels") from error
     if array.size == 0:
         return np.zeros((0, columns), dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != columns or not np.isfinite(array).all():
@@ -94,9 +97,7 @@ def _coordinates(values: ArrayLike, columns: int, name: str) -> np.ndarray:
 
 
 def _labels(values: ArrayLike | None, count: int, name: str) -> np.ndarray:
-    array = np.ones(count, dtype=np.int64) if values is None else np.asarray(values, dtype=np.int64).reshape(-1)
-    if len(array) == 0 and count:
-        array = np.ones(count, dtype=np.int64)
+    array = np.ones(count) if values is None or not np.size(values) else np.array(values).reshape(-1)
     if len(array) != count or not np.isin(array, (0, 1)).all():
         raise ValueError(f"{name}: received {array.tolist()}; expected {count} labels, 1 positive or 0 negative")
-    return array
+    return array.astype(np.int64)

@@ -6,10 +6,8 @@ for the tokens of the new phrases. The base weights never change, so before and 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from sam3.files import write_folder_atomically, write_text
@@ -71,6 +69,7 @@ class Adapter:
         phrases: the phrases it was made for.
         base: fingerprint of the weights it belongs to.
         facts: anything worth keeping with it, such as metrics.
+        parameters: the trainable parameters by name.
     """
 
     peft: PeftModel
@@ -78,11 +77,12 @@ class Adapter:
     phrases: tuple[str, ...]
     base: str
     facts: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, nn.Parameter] = field(init=False)
 
-    @property
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The trainable parameters by name."""
-        return {name: p for name, p in self.peft.named_parameters() if p.requires_grad}
+    def __post_init__(self) -> None:
+        # Kept, since a disabled adapter has no parameter that requires a gradient.
+        trainable = {name: p for name, p in self.peft.named_parameters() if p.requires_grad}
+        object.__setattr__(self, "parameters", trainable)
 
     @property
     def num_trainable(self) -> int:
@@ -118,6 +118,9 @@ class Adapter:
         Raises:
             OSError: the folder cannot be written; an older one is left as it was.
         """
+        from peft import get_peft_model_state_dict
+        from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
         manifest = {
             "format": _FORMAT,
             "plan": asdict(self.plan),
@@ -127,13 +130,11 @@ class Adapter:
         }
 
         def write(draft: Path) -> None:
-            try:
-                tensors = self.peft.state_dict() | (state or {})
-                self.peft.save_pretrained(str(draft), state_dict=tensors)
-            except SafetensorError as error:  # its own type also for a full disk
-                raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
-            shutil.copymode(draft / "adapter_config.json", draft / "adapter_model.safetensors")  # else private
-            (draft / "README.md").unlink(missing_ok=True)  # a template with nothing filled in
+            # Like `save_pretrained`, but without its template of a model card, and a full disk is an OSError.
+            tensors = get_peft_model_state_dict(self.peft, state_dict=self.peft.state_dict() | (state or {}))
+            content = to_bytes({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+            (draft / SAFETENSORS_WEIGHTS_NAME).write_bytes(content)
+            self.peft.peft_config["default"].save_pretrained(str(draft))
             write_text(draft / _MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
 
         write_folder_atomically(folder, write)

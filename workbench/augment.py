@@ -5,12 +5,16 @@ A view follows from the example and a seed alone, so that its image features can
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from workbench.examples import Example, boxes_of_masks
+
+Window = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
+_SLIVER = 0.02  # an object less visible than this share counts as not in the view
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,9 @@ class AugmentConfig:
         flip: mirror left-right; not for text, nor where left and right mean something.
         turn: quarter turns; for pictures without an up and down, such as micrographs.
         zoom: least side of the random crop, as a share of the picture.
-        brightness, contrast: largest relative change.
-        colour: largest change of the balance of the colour channels.
+        brightness: largest shift of all values, as a share of half their range.
+        contrast: largest relative change.
+        colour: largest relative change of each colour channel.
         min_visible: objects less visible than this share after the crop make the phrase unanswerable in the view.
     """
 
@@ -69,7 +74,7 @@ def make_view(example: Example, size: int, mask_size: int, config: AugmentConfig
     """
     image = example.load_image()
     height, width = image.shape[:2]
-    window = (0.0, 0.0, float(width), float(height))
+    window: Window = (0.0, 0.0, float(width), float(height))
     flip, turns = False, 0
     rng = np.random.default_rng(list(seed))
     if config is not None:
@@ -95,7 +100,7 @@ def make_view(example: Example, size: int, mask_size: int, config: AugmentConfig
             if concept.has_masks
             else _cut_boxes(concept.boxes_xyxy_px, window, mask_size, flip, turns, config)
         )
-        if found is not None and len(found[0]):
+        if found is not None:
             concepts.append(ViewConcept(concept.phrase, True, found[0], found[1], concept.has_masks))
     return View(pixels, tuple(concepts))
 
@@ -111,62 +116,66 @@ def _recoloured(pixels: np.ndarray, config: AugmentConfig, rng: np.random.Genera
     gain = 1 + rng.uniform(-config.contrast, config.contrast)
     shift = 255 * rng.uniform(-config.brightness, config.brightness) / 2
     balance = 1 + rng.uniform(-config.colour, config.colour, 3)
-    return np.clip(((values - mean) * gain + mean + shift) * balance, 0, 255).astype(np.uint8)
+    return np.clip(((values - mean) * gain + mean + shift) * balance, 0, 255).round().astype(np.uint8)
 
 
 def _cut_masks(
-    masks: np.ndarray,
-    window: tuple[float, float, float, float],
-    size: int,
-    flip: bool,
-    turns: int,
-    config: AugmentConfig | None,
+    masks: np.ndarray, window: Window, size: int, flip: bool, turns: int, config: AugmentConfig | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Boxes and masks inside the window, or None when an object is cut so far that the answer is unclear."""
+    """Boxes and masks inside the window, or None when an object is cut so far, or so small, that the answer is unclear.
+
+    Visibility and boxes are those of the picture's pixels: a mask at the view's size is too coarse for thin objects.
+    """
+    left, top, right, bottom = window
+    x, y = int(left), int(top)
     boxes, kept = [], []
-    scale = size * size / ((window[2] - window[0]) * (window[3] - window[1]))
     for mask in masks:
-        resized = Image.fromarray(mask.astype(np.uint8) * 255).resize(
-            (size, size), Image.Resampling.BILINEAR, box=window, reducing_gap=None
-        )
-        small = _oriented(np.asarray(resized) >= 128, flip, turns)
-        visible = small.sum() / max(mask.sum() * scale, 1e-6)
+        inside = mask[y : math.ceil(bottom), x : math.ceil(right)]
+        visible = inside.sum() / mask.sum()
         if config is not None and visible < config.min_visible:
-            if visible > 0.02:
+            if visible > _SLIVER:
                 return None
             continue
-        if small.any():
-            boxes.append(boxes_of_masks(small[None])[0] / size)
-            kept.append(small)
+        resized = np.asarray(
+            Image.fromarray(mask.astype(np.uint8) * 255).resize(
+                (size, size), Image.Resampling.BILINEAR, box=window, reducing_gap=None
+            )
+        )
+        if not resized.any():
+            return None
+        # A thin object covers no cell by half; then the cells it covers most stand for it.
+        kept.append(_oriented(resized >= min(128, resized.max() / 2), flip, turns))
+        boxes.append(_placed(boxes_of_masks(inside[None])[0] + [x, y, x, y], window, flip, turns))
     if not kept:
         return None
-    return np.stack(boxes).astype(np.float32), np.stack(kept)
+    return np.stack(boxes), np.stack(kept)
 
 
 def _cut_boxes(
-    boxes_xyxy_px: np.ndarray,
-    window: tuple[float, float, float, float],
-    size: int,
-    flip: bool,
-    turns: int,
-    config: AugmentConfig | None,
+    boxes_xyxy_px: np.ndarray, window: Window, size: int, flip: bool, turns: int, config: AugmentConfig | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     left, top, right, bottom = window
     kept = []
     for box in boxes_xyxy_px:
-        x0, y0, x1, y1 = (box - [left, top, left, top]) / [right - left, bottom - top, right - left, bottom - top]
-        cut = np.clip([x0, y0, x1, y1], 0, 1)
-        visible = (cut[2] - cut[0]) * (cut[3] - cut[1]) / max((x1 - x0) * (y1 - y0), 1e-9)
+        x0, y0, x1, y1 = np.clip(box, [left, top, left, top], [right, bottom, right, bottom])
+        visible = (x1 - x0) * (y1 - y0) / ((box[2] - box[0]) * (box[3] - box[1]))
         if config is not None and visible < config.min_visible:
-            if visible > 0.02:
+            if visible > _SLIVER:
                 return None
             continue
-        x0, y0, x1, y1 = cut
-        if flip:
-            x0, x1 = 1 - x1, 1 - x0
-        for _ in range(turns):  # counter-clockwise
-            x0, y0, x1, y1 = y0, 1 - x1, y1, 1 - x0
-        kept.append((x0, y0, x1, y1))
+        kept.append(_placed(box, window, flip, turns))
     if not kept:
         return None
-    return np.array(kept, dtype=np.float32), np.zeros((len(kept), size, size), dtype=bool)
+    return np.stack(kept), np.zeros((len(kept), size, size), dtype=bool)
+
+
+def _placed(box_xyxy_px: np.ndarray, window: Window, flip: bool, turns: int) -> np.ndarray:
+    """The part of a box inside the window, normalised to the view."""
+    left, top, right, bottom = window
+    share = (box_xyxy_px - [left, top, left, top]) / [right - left, bottom - top, right - left, bottom - top]
+    x0, y0, x1, y1 = np.clip(share, 0, 1)
+    if flip:
+        x0, x1 = 1 - x1, 1 - x0
+    for _ in range(turns):  # counter-clockwise
+        x0, y0, x1, y1 = y0, 1 - x1, y1, 1 - x0
+    return np.array([x0, y0, x1, y1], dtype=np.float32)

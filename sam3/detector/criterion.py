@@ -119,21 +119,21 @@ def classification_loss(
     """
     logits = layer.pred_logits.float()
     probability = logits.detach().sigmoid()
-    predicted = layer.pred_boxes_cxcywh[matches.pair, matches.query].detach().float()
+    matched = (matches.pair, matches.query)
+    predicted = layer.pred_boxes_cxcywh[matched].detach().float()
     iou, _ = matched_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(targets.boxes_cxcywh[matches.target].float()))
-    aim = (probability[matches.pair, matches.query] ** 0.25 * iou.clamp(min=0) ** 0.75).clamp(min=0.01)
-    loss = (
-        F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits), reduction="none") * logits.sigmoid() ** 2
-    )
-    positive = F.binary_cross_entropy_with_logits(logits[matches.pair, matches.query], aim, reduction="none")
-    loss = loss.index_put((matches.pair, matches.query), positive * positive_weight)
+    # Laid out over all queries, so that a query that serves several objects has one aim and one gradient.
+    aim = (probability[matched] ** 0.25 * iou.clamp(min=0) ** 0.75).clamp(min=0.01)
+    aims = torch.zeros_like(logits).index_put(matched, aim)
+    weight = (logits.sigmoid() ** 2).index_put(matched, torch.full_like(aim, positive_weight))
+    loss = F.binary_cross_entropy_with_logits(logits, aims, reduction="none") * weight
     if with_presence:
         loss = loss * targets.is_present[:, None]
     if targets.is_exhaustive is None:
         # A mean over all queries, but never over fewer than the released model has.
         return loss.sum() / (loss.shape[0] * max(loss.shape[1], 200))
     is_counted = targets.is_exhaustive[:, None].expand_as(loss).clone()
-    is_counted[matches.pair, matches.query] = True
+    is_counted[matched] = True
     return (loss * is_counted).sum() / is_counted.sum().clamp(min=1)
 
 
@@ -165,10 +165,16 @@ def mask_losses(
 
 
 def semantic_losses(output: DetectorOutput, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Focal and dice loss of the semantic map against the union of instance masks, over pairs that have objects."""
+    """Focal and dice loss of the semantic map against the union of instance masks, over pairs that have objects.
+
+    A pair with an object that has no mask is left out: its union is not known.
+    """
     assert targets.masks is not None
     logits = output.semantic_logits[:, 0].float()
-    present = targets.is_present[output.mask_pairs]
+    present = targets.is_present
+    if targets.has_mask is not None:
+        present = present.index_put((targets.pair[~targets.has_mask],), present.new_zeros(()))
+    present = present[output.mask_pairs]
     if not present.any():
         return logits.new_zeros(()), logits.new_zeros(())
     union = torch.zeros(targets.num_pairs, *targets.masks.shape[-2:], device=logits.device)

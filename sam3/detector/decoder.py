@@ -127,7 +127,8 @@ class Decoder(nn.Module):
             One output per layer, queries ordered as learned | one-to-many | probes.
         """
         num_prompts = image.shape[0]
-        content, anchors = self.query_embed.weight, self.anchors.weight.sigmoid()
+        # Boxes stay float32 whatever the weights are: in half precision a coordinate has steps of up to 1/256.
+        content, anchors = self.query_embed.weight, self.anchors.weight.float().sigmoid()
         num_queries = len(content)
         if one_to_many:
             content, anchors = content.repeat(2, 1), anchors.repeat(2, 1)

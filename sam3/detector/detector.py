@@ -92,23 +92,36 @@ class DetectorOutput:
         return _required(self.mask_features).semantic_logits
 
     def masks_of(self, pair: Tensor, query: Tensor, layer: LayerOutput | None = None) -> Tensor:
-        """(N, H, W) mask logits of chosen (pair, query) couples; `layer` picks another group of queries."""
+        """(N, H, W) mask logits of chosen (pair, query) couples; `layer` picks another group of queries.
+
+        Raises:
+            ValueError: masks were not asked for, or not for one of the pairs.
+        """
         row = torch.full((len(self.image_index),), -1, device=pair.device).index_put(
             (self.mask_pairs,), torch.arange(len(self.mask_pairs), device=pair.device)
         )
         vectors = _required((layer or self.layers[-1]).mask_vectors)[pair, query]
         pixels = _required(self.mask_features).pixels
-        masks = vectors.new_zeros(len(pair), *pixels.shape[-2:])
         chosen = row[pair]
+        places, masks = [chosen[:0]], [pixels.new_zeros(0, *pixels.shape[-2:])]
         for index in chosen.unique().tolist():
             here = (chosen == index).nonzero().squeeze(1)
-            masks = masks.index_put((here,), torch.einsum("nc,chw->nhw", vectors[here], pixels[index]))
-        return masks
+            if index < 0:
+                raise ValueError(
+                    f"masks of pair {int(pair[here[0]])} are wanted, but only {len(self.mask_pairs)} other pairs have "
+                    "some; name it in mask_pairs when calling the detector"
+                )
+            places.append(here)
+            masks.append(torch.einsum("nc,chw->nhw", vectors[here], pixels[index]))
+        return torch.cat(masks)[torch.cat(places).argsort()]
 
 
 def _required(value: T | None) -> T:
     if value is None:
-        raise ValueError("this output was made with with_masks=False; ask for masks when calling the detector")
+        raise ValueError(
+            "there are no mask features here; masks come from the last layer, and only when the detector is called "
+            "with with_masks=True"
+        )
     return value
 
 

@@ -10,7 +10,7 @@ import math
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +269,30 @@ def native(model: Sam3, tmp_path: Path) -> dict[str, Tensor]:
 def ours(model: Sam3, tmp_path: Path) -> Path:
     save(model, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def working_model() -> Callable[..., Sam3]:
+    """Makes a model of `SMALL_CONFIGS` that reads phrases and in which every part matters; new at every call."""
+
+    def make(
+        name: str = "even", *, image: dict[str, Any] | None = None, detector: dict[str, Any] | None = None
+    ) -> Sam3:
+        config = SMALL_CONFIGS[name]
+        config = Sam3Config(
+            replace(config.image_encoder, **(image or {})),
+            config.text_encoder,
+            replace(config.detector, **(detector or {})),
+        )
+        made = Sam3(config).eval()
+        torch.manual_seed(5)
+        randomise(made)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ready(working_model: Callable[..., Sam3]) -> Sam3:
+    """One such model in evaluation mode, to be left as it is."""
+    return working_model()

@@ -128,10 +128,8 @@ class Project:
         (self.folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-@pytest.fixture
-def project(tmp_path: Path, small_weights: Path) -> Project:
+def draw_project(folder: Path, small_weights: Path) -> Project:
     """Six pictures to learn from, five to measure on, and a recipe of a few steps with the small model."""
-    folder = tmp_path / "project"
     draw_coco(folder, "learn", 6, seed=1)
     draw_coco(folder, "test", 5, seed=2)
     settings = {
@@ -149,6 +147,18 @@ def project(tmp_path: Path, small_weights: Path) -> Project:
     made = Project(folder, settings)
     made.write()
     return made
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Project:
+    """A project of drawn pictures that no test changes."""
+    return draw_project(tmp_path_factory.mktemp("pristine"), small_weights)
+
+
+@pytest.fixture
+def project(tmp_path: Path, small_weights: Path) -> Project:
+    """A project of drawn pictures that a test may change."""
+    return draw_project(tmp_path / "project", small_weights)
 
 
 @pytest.fixture

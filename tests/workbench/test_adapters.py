@@ -53,6 +53,7 @@ def test_a_new_adapter_changes_nothing_and_a_disabled_one_neither(model, name):
     assert not is_same(answer(model), before)
     with adapter.disabled():
         assert is_same(answer(model), before)
+        assert adapter.state().keys() == adapter.parameters.keys() != set()
     assert not is_same(answer(model), before)
 
 
@@ -69,9 +70,8 @@ def test_every_tensor_gets_a_gradient_within_a_few_steps(model, drawn, name, tmp
     assert sorted(adapter.parameters.keys() - seen) == []
 
 
-@pytest.mark.parametrize("name", PLANS)
-def test_every_tensor_has_a_say_in_the_answers(model, name):
-    adapter = add_adapter(model, Plan(name, rank=2), PHRASES)
+def test_every_tensor_has_a_say_in_the_answers(model):
+    adapter = add_adapter(model, Plan("lora", rank=2), PHRASES)
     disturb(adapter)
     reference, silent = answer(model), []
     for key, parameter in adapter.parameters.items():
@@ -89,6 +89,7 @@ def test_the_heads_plan_leaves_the_encoders_alone_and_lora_adapts_them(model, sm
     heads = add_adapter(model, Plan("heads", rank=2), PHRASES)
     assert not [key for key in heads.parameters if "image_encoder" in key or "text_encoder.blocks" in key]
     lora = add_adapter(load_sam3(small_weights), Plan("lora", rank=2), PHRASES)
+    assert heads.parameters.keys() < lora.parameters.keys()
     assert [key for key in lora.parameters if "image_encoder.blocks.1.attention.q" in key]
     assert [key for key in lora.parameters if "text_encoder.blocks.0.fc1" in key]
     assert 0 < heads.num_trainable < lora.num_trainable

@@ -127,7 +127,9 @@ def test_missing_parts_are_named(minimal):
     assert f"{minimal}: learn.images is missing" in text and f"{minimal}: test is missing" in text
 
 
-@pytest.mark.parametrize(("override", "message"), [("steps", "expected key.path=value"), ("train..steps=1", "key.path")])
+@pytest.mark.parametrize(
+    ("override", "message"), [("steps", "expected key.path=value"), ("train..steps=1", "key.path")]
+)
 def test_an_override_must_name_key_and_value(minimal, override, message):
     assert message in refusal(minimal, override)
 

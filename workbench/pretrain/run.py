@@ -42,13 +42,13 @@ class PretrainConfig:
         scenes: size of the pool of scenes; each is shown again flipped and turned.
         exemplar_share: share of present pairs that get example boxes or points.
         fine_share: share of the steps of stage 2 that train fine maps and masks, which cost more than all the rest; a
-            third of it in stage 1.
+            fifth of it in stage 1.
         ema: decay of the averaged weights, which are what is saved.
     """
 
     seed: int = 0
     dense_steps: int = 2300
-    full_steps: int = 3200
+    full_steps: int = 2000
     images: int = 8
     phrases: int = 4
     scenes: int = 12000
@@ -57,10 +57,10 @@ class PretrainConfig:
     weight_decay: float = 0.02
     warmup: int = 100
     exemplar_share: float = 0.3
-    fine_share: float = 0.4
+    fine_share: float = 0.7
     ema: float = 0.998
     checkpoint_every: int = 250
-    loss: LossWeights = field(default_factory=lambda: LossWeights(mask=100.0, dice=5.0, presence=14.0))
+    loss: LossWeights = field(default_factory=lambda: LossWeights(mask=40.0, dice=12.0, presence=14.0))
 
 
 class Run:
@@ -134,7 +134,7 @@ class Run:
         # All processes take the expensive branch in the same steps, or one would wait for the other.
         if self.stage == "dense":
             shared = np.random.default_rng([self.config.seed, 2, self.step])
-            use_fine = shared.random() < self.config.fine_share / 3
+            use_fine = shared.random() < self.config.fine_share / 5
             loss, values = dense_loss(self.model, self.heads, batch, rng, use_fine=use_fine)
         else:
             shared = np.random.default_rng([self.config.seed, 3, self.step])

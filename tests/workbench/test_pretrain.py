@@ -1,0 +1,462 @@
+"""Pre-training on a very narrow model: scenes and questions are consistent, it learns, and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
+from sam3.detector.criterion import LossWeights
+from sam3.image_encoder import Block
+from sam3.layers import rotary_table, rotate
+from sam3.model import Sam3
+from sam3.prompts import Prompt
+from workbench.domains import shapes
+from workbench.domains.shapes import Phrase, Scene
+from workbench.examples import boxes_of_masks
+from workbench.pretrain import PretrainConfig
+from workbench.pretrain.batches import (
+    Question,
+    SceneBatch,
+    ScenePool,
+    ask,
+    draw_scenes,
+    masks_of,
+    probes,
+    turned,
+    unknown_word,
+)
+from workbench.pretrain.initialise import new_model, whitening_filters
+from workbench.pretrain.losses import DenseHeads, cell_labels, dense_loss, full_loss, outlines
+from workbench.pretrain.measure import calibrate
+from workbench.pretrain.run import Run, make_optimiser, sample_patches
+
+PART = TransformerConfig(1, 2, 24)
+NARROW = Sam3Config(
+    ImageEncoderConfig(
+        image_size=224,
+        width=32,
+        num_layers=2,
+        num_heads=4,
+        mlp_width=48,
+        window_size=8,
+        global_layers=(1,),
+        position_grid=16,
+        drop_path=0.0,
+        pyramid_scales=(4.0, 2.0, 1.0),
+        has_tracker_pyramid=False,
+    ),
+    TextEncoderConfig(width=8, num_layers=1, num_heads=2, mlp_width=16, unused_projection_width=0),
+    DetectorConfig(
+        width=24,
+        num_queries=12,
+        exemplar_encoder=PART,
+        fusion_encoder=PART,
+        decoder=TransformerConfig(2, 4, 24),
+        roi_size=3,
+        mask_num_heads=2,
+        mask_stages=2,
+        dropout=0.0,
+    ),
+)
+RECIPE = PretrainConfig(
+    dense_steps=5, full_steps=5, images=2, phrases=2, scenes=8, warmup=2, checkpoint_every=2, exemplar_share=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [shapes.render_scene(np.random.default_rng([7, index])) for index in range(30)]
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Sam3:
+    """A newly initialised narrow model, to be left as it is."""
+    return new_model(NARROW, sample_patches(NARROW, 0, 800), 0)
+
+
+@pytest.fixture
+def batch() -> SceneBatch:
+    pools = ScenePool(4, 0), ScenePool(4, 0, is_plain=True)
+    return draw_scenes(pools, 0.5, np.random.default_rng(3), 2, torch.device("cpu"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- start
+def favoured(block: Block, head: int, grid: int, spacing: float) -> dict[tuple[int, int], tuple[int, int]]:
+    """Where a head looks from every cell when the picture says nothing: its biases, turned by position, decide."""
+    attention = block.attention
+    table = rotary_table(grid, grid, block.head_dim, spacing, torch.device("cpu"))
+    q, k = (layer.bias.view(attention.num_heads, -1)[head] for layer in (attention.q, attention.k))
+    logits = rotate(q.expand(grid * grid, -1), *table) @ rotate(k.expand(grid * grid, -1), *table).T
+    best = logits.argmax(1).tolist()
+    return {(i % grid, i // grid): (b % grid, b // grid) for i, b in enumerate(best)}
+
+
+@torch.no_grad()
+def test_attention_heads_look_at_their_neighbours(fresh: Sam3) -> None:
+    straight = [(1, 0), (-1, 0), (0, 1), (0, -1)]
+    diagonal = [(1, 1), (-1, -1), (1, -1), (-1, 1)]
+    for block, offsets, grid, spacing in zip(
+        fresh.image_encoder.blocks, (straight, diagonal), (8, 16), (1.0, 0.5), strict=True
+    ):
+        assert isinstance(block, Block)
+        for head, (dx, dy) in enumerate(offsets):
+            looks = favoured(block, head, grid, spacing)
+            inner = [(x, y) for x, y in looks if 0 <= x + dx < grid and 0 <= y + dy < grid]
+            assert all(looks[x, y] == (x + dx, y + dy) for x, y in inner)
+
+
+def test_anchors_cover_the_picture_evenly(fresh: Sam3) -> None:
+    anchors = fresh.detector.decoder.anchors.weight.detach().sigmoid()
+    torch.testing.assert_close(anchors[:, 2:], torch.full((12, 2), 0.2))
+    columns, rows = (anchors[:, axis].mul(1e4).round().unique() / 1e4 for axis in (0, 1))
+    assert columns.tolist() == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8], abs=1e-3)
+    assert rows.tolist() == pytest.approx([1 / 6, 3 / 6, 5 / 6], abs=1e-3)
+    assert len({tuple(a) for a in anchors[:, :2].tolist()}) == 12
+
+
+@torch.no_grad()
+def test_queries_start_by_looking_inside_their_boxes(fresh: Sam3) -> None:
+    decoder = copy.deepcopy(fresh.detector.decoder)
+    for mlp in (decoder.bias_x, decoder.bias_y):  # what is left at random is small; without it the rule is exact
+        first, last = mlp.layers
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        last.weight[:, 2:] = 0
+    box = torch.tensor([[[0.5, 0.4, 0.25, 0.5]]])
+    bias = decoder.box_bias(box, (16, 16))[0, :, 0].view(4, 16, 16)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[3:11, 6:11] = True  # cells whose corner lies in the box
+    for head in bias[:3]:
+        assert head[inside].min() > head[~inside].max()
+    assert not bias[3].any(), "one head may look anywhere"
+
+
+@torch.no_grad()
+def test_first_filters_whiten_pictures(fresh: Sam3) -> None:
+    patches = sample_patches(NARROW, 1, 2000)
+    values = torch.from_numpy(patches.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+    responses = nn.functional.conv2d(values, whitening_filters(patches, 32)).flatten(1)
+    covariance = torch.cov(responses.T)
+    off_diagonal = covariance - torch.diag(covariance.diagonal())
+    assert off_diagonal.abs().max() < 1e-2
+    assert (covariance.diagonal() <= 1.01).all() and (covariance.diagonal()[:8] > 0.9).all()
+    with pytest.raises(ValueError, match="a patch has 588 values, too few for 600 filters; use a smaller width"):
+        whitening_filters(patches, 600)
+
+
+def test_the_start_follows_from_the_seed(fresh: Sam3) -> None:
+    patches = sample_patches(NARROW, 0, 800)
+    assert patches.shape == (800, 14, 14, 3) and patches.dtype == np.uint8
+    again, other = new_model(NARROW, patches, 0), new_model(NARROW, patches, 1)
+    assert again.state_dict().keys() == Sam3(NARROW).state_dict().keys()
+    for (name, a), b in zip(fresh.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(other.detector.decoder.query_embed.weight, fresh.detector.decoder.query_embed.weight)
+
+
+# -------------------------------------------------------------------------------------------------------------- scenes
+def test_turned_scenes_keep_boxes_and_instance_map_together(scenes: list[Scene]) -> None:
+    rng = np.random.default_rng(0)
+    turns = Counter[str]()
+    for scene in scenes:
+        for _ in range(3):
+            new = turned(scene, rng)
+            numbers = np.arange(1, len(new.objects) + 1)
+            boxes = boxes_of_masks(new.instance_map[None] == numbers[:, None, None])
+            assert [o.box_xyxy_px for o in new.objects] == [tuple(box) for box in boxes.tolist()]
+            for one, other in zip(scene.objects, new.objects, strict=True):
+                assert (one.kind, one.colour, one.texture, one.size) == (
+                    other.kind,
+                    other.colour,
+                    other.texture,
+                    other.size,
+                )
+            for number in numbers:  # each object keeps its own pixels
+                before, after = scene.image[scene.instance_map == number], new.image[new.instance_map == number]
+                assert np.array_equal(np.sort(before.sum(1)), np.sort(after.sum(1)))
+            has_words = any(o.kind == "word" for o in scene.objects)
+            is_same = np.array_equal(new.image, scene.image)
+            assert is_same or not has_words, "words stay upright"
+            turns["words" if has_words else "same" if is_same else "turned"] += 1
+            assert new.image.flags.c_contiguous and new.has_colour == scene.has_colour
+    assert turns["turned"] > 3 * turns["same"] > 0 and turns["words"] > 0
+
+
+def test_scenes_of_a_pool_follow_from_its_seed() -> None:
+    pool, again, other = ScenePool(4, 5), ScenePool(4, 5), ScenePool(4, 6)
+    assert np.array_equal(pool[2].image, again[2].image) and pool[2] is pool[2]
+    assert not np.array_equal(pool[2].image, other[2].image) and not np.array_equal(pool[2].image, pool[1].image)
+    plain = [ScenePool(4, 5, is_plain=True)[index] for index in range(4)]
+    assert all(o.size != "small" and o.texture == "solid" for s in plain for o in s.objects if o.kind != "word")
+
+
+def test_batches_hold_what_their_scenes_show(batch: SceneBatch) -> None:
+    assert batch.pixel_values.shape == (2, 3, 224, 224) and batch.pixel_values.dtype == torch.float32
+    assert batch.pixel_values.abs().max() <= 1 and batch.instance_map.shape == (2, 224, 224)
+    for row, scene in enumerate(batch.scenes):
+        assert np.array_equal(batch.instance_map[row].numpy(), scene.instance_map)
+        assert batch.boxes_xyxy_px[row].tolist() == [list(o.box_xyxy_px) for o in scene.objects]
+        shown = (batch.pixel_values[row].permute(1, 2, 0).numpy() + 1) * 127.5
+        correlation = np.corrcoef(shown.ravel(), scene.image.astype(np.float32).ravel())[0, 1]
+        assert correlation > 0.97, "re-lit, but the same picture"
+
+
+@pytest.mark.parametrize("plain_share", [0.0, 1.0])
+def test_plain_scenes_come_with_their_share(plain_share: float) -> None:
+    pools = ScenePool(3, 0), ScenePool(3, 0, is_plain=True)
+    drawn = draw_scenes(pools, plain_share, np.random.default_rng(0), 6, torch.device("cpu"))
+    wanted, other = (pools[1], pools[0]) if plain_share else (pools[0], pools[1])
+    assert len(wanted._scenes) > 1 and not other._scenes and len(drawn.scenes) == 6
+
+
+# ----------------------------------------------------------------------------------------------------------- questions
+def objects_of(scene: Scene, question: Question) -> tuple[set[int], set[int]]:
+    """The objects that positive and negative exemplars show."""
+    prompt, shown = question.prompt, (set[int](), set[int]())
+    boxes = np.array([o.box_xyxy_px for o in scene.objects])
+    for box, label in zip(np.asarray(prompt.exemplar_boxes_xyxy_px), np.asarray(prompt.exemplar_labels), strict=True):
+        common = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
+        area = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        overlaps = common / (area - common)
+        assert overlaps.max() > 0.5, "drawn a little off, not elsewhere"
+        shown[1 - int(label)].add(int(overlaps.argmax()))
+    for (x, y), label in zip(
+        np.asarray(prompt.exemplar_points_xy_px), np.asarray(prompt.exemplar_point_labels), strict=True
+    ):
+        number = int(scene.instance_map[int(y), int(x)])
+        assert number > 0, "a point lies on an object"
+        shown[1 - int(label)].add(number - 1)
+    return shown
+
+
+def test_questions_with_exemplars_are_consistent(scenes: list[Scene]) -> None:
+    rng = np.random.default_rng(1)
+    seen = Counter[str]()
+    known = set(shapes.vocabulary())
+    for scene in scenes:
+        for phrase in shapes.sample_phrases(rng, scene, 4, 2):
+            question = ask(scene, phrase, rng, exemplar_share=1.0)
+            named = {i for i, o in enumerate(scene.objects) if phrase.matches(o)}
+            positives, negatives = objects_of(scene, question)
+            found = set(question.found)
+            if not named:
+                assert not found and not positives and not negatives and question.prompt.phrase == phrase.text
+                seen["absent"] += 1
+                continue
+            assert positives and positives <= found and not negatives & found
+            if question.prompt.phrase == phrase.text:
+                assert found == named
+                seen["phrase"] += 1
+            else:  # the exemplars stand for their kind and colour
+                alike = {(scene.objects[i].kind, scene.objects[i].colour) for i in found}
+                assert len(alike) == 1
+                assert found == {i for i, o in enumerate(scene.objects) if (o.kind, o.colour) in alike}
+                word = question.prompt.phrase
+                assert word is None or not known & set(word.split())
+                seen["visual" if word is None else "new word"] += 1
+            seen["negatives"] += bool(negatives)
+            seen["points"] += len(question.prompt.exemplar_points_xy_px) > 0  # type: ignore[arg-type]
+    assert min(seen[kind] for kind in ("absent", "phrase", "visual", "new word", "negatives", "points")) > 5, seen
+
+
+def test_questions_without_exemplars(scenes: list[Scene]) -> None:
+    rng = np.random.default_rng(2)
+    for scene in scenes[:5]:
+        for phrase in shapes.sample_phrases(rng, scene, 3, 3):
+            question = ask(scene, phrase, rng, exemplar_share=0.0)
+            assert question.prompt.phrase == phrase.text and len(question.prompt.exemplar_boxes_xyxy_px) == 0  # type: ignore[arg-type]
+            assert question.found == tuple(i for i, o in enumerate(scene.objects) if phrase.matches(o))
+
+
+def test_made_up_words_are_new_and_short() -> None:
+    words = {unknown_word(np.random.default_rng(seed)) for seed in range(200)}
+    assert len(words) > 150 and not words & set(shapes.vocabulary())
+    assert all(word.isalpha() and word.islower() and 4 <= len(word) <= 9 for word in words)
+
+
+def test_probes_are_noised_boxes_of_all_objects() -> None:
+    boxes = [torch.tensor([[0.2, 0.3, 0.4, 0.7], [0.5, 0.5, 0.9, 0.6]]), torch.tensor([[0.1, 0.1, 0.3, 0.2]])]
+    drawn = [probes(boxes, [0, 1, 1, 0], np.random.default_rng(seed)) for seed in range(30)]
+    for noised, true, valid in drawn:
+        assert noised.shape == true.shape == (4, 2, 4)
+        assert valid.tolist() == [[True, True], [True, False], [True, False], [True, True]]
+        torch.testing.assert_close(true[0], torch.tensor([[0.3, 0.5, 0.2, 0.4], [0.7, 0.55, 0.4, 0.1]]))
+        torch.testing.assert_close(true[2, 0], torch.tensor([0.2, 0.15, 0.2, 0.1]))
+        shift = ((noised - true) / true[..., 2:].repeat(1, 1, 2))[valid].abs()
+        assert (shift[:, :2] <= 0.2501).all() and (shift[:, 2:] <= 0.3001).all()
+    spread = torch.stack([noised for noised, _, _ in drawn]).std(0)
+    assert (spread[drawn[0][2]] > 0).all()
+
+
+def test_masks_and_labels_are_read_off_the_instance_map(batch: SceneBatch) -> None:
+    image = torch.tensor([0, 1, 1])
+    number = torch.tensor([0, 0, len(batch.scenes[1].objects) - 1])
+    masks = masks_of(batch.instance_map, image, number, 2)
+    assert masks.shape == (3, 112, 112) and masks.dtype == torch.bool
+    for mask, row, n in zip(masks, image, number, strict=True):
+        expected = (batch.instance_map[row] == n + 1).float()
+        assert mask.float().mean().item() == pytest.approx(expected.mean().item(), abs=0.01)
+        assert expected[1::2, 1::2].bool().equal(mask)
+    labels = cell_labels(batch.instance_map, 16)
+    assert labels.shape == (2, 16, 16) and labels[1, 4, 9] == batch.instance_map[1, 63, 133]
+    small = torch.tensor([[[0, 0, 0], [0, 2, 2], [0, 2, 3]]])
+    edges = [[False, False, False], [False, True, True], [False, True, True]]
+    assert outlines(small).tolist() == [edges]
+
+
+# ------------------------------------------------------------------------------------------------------------- learning
+def losses_on_one_batch(
+    model: Sam3, loss_of: Callable[[np.random.Generator], torch.Tensor], heads: nn.Module
+) -> list[float]:
+    """The loss over a few dozen steps, with the same questions in each."""
+    optimiser = make_optimiser(model, heads, 3e-3, 0.0)
+    values = []
+    for _ in range(30):
+        loss = loss_of(np.random.default_rng(0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item())
+    return values
+
+
+def test_stage_one_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
+    model, heads = copy.deepcopy(fresh).train(), DenseHeads(NARROW)
+    values = losses_on_one_batch(model, lambda rng: dense_loss(model, heads, batch, rng, use_fine=True)[0], heads)
+    assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.6 * np.mean(values[:3])
+
+
+def test_stage_two_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
+    model, heads = copy.deepcopy(fresh).train(), DenseHeads(NARROW)
+    settings: dict[str, Any] = {"phrases": 4, "exemplar_share": 0.5, "weights": LossWeights(mask=100.0)}
+
+    def loss_of(rng: np.random.Generator, *, with_masks: bool = True) -> torch.Tensor:
+        return full_loss(model, heads, batch, rng, **settings, with_masks=with_masks)[0]
+
+    for with_masks in (False, True):
+        model.zero_grad()
+        loss_of(np.random.default_rng(0), with_masks=with_masks).backward()
+        masks, rest = model.detector.mask_head.instance_conv.weight, model.detector.decoder.query_embed.weight
+        assert rest.grad is not None and (masks.grad is not None) == with_masks
+    values = losses_on_one_batch(model, loss_of, heads)
+    assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.75 * np.mean(values[:3])
+
+
+def test_every_weight_is_trained_and_vectors_do_not_decay(fresh: Sam3) -> None:
+    heads = DenseHeads(NARROW)
+    matrices, vectors = make_optimiser(fresh, heads, 1e-3, 0.05).param_groups
+    everything = {id(p) for module in (fresh, heads) for p in module.parameters()}
+    assert {id(p) for p in matrices["params"]} | {id(p) for p in vectors["params"]} == everything
+    assert len(matrices["params"]) + len(vectors["params"]) == len(everything)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.05, 0.0)
+    without = {id(p) for p in vectors["params"]}
+    assert id(fresh.detector.decoder.anchors.weight) in without and id(fresh.image_encoder.norm.weight) in without
+    assert id(fresh.image_encoder.position_embed) in without
+    assert id(fresh.image_encoder.blocks[0].fc1.weight) not in without
+
+
+# ------------------------------------------------------------------------------------------------------------- the run
+def train(out: Path, *, stop_after: int | None = None, config: PretrainConfig = RECIPE) -> Run:
+    """One process's run in a folder, broken off before its step number `stop_after` (counted over both stages)."""
+    out.mkdir(exist_ok=True)
+    run = Run(out, config, NARROW, torch.device("cpu"))
+    if stop_after is None:
+        run.train()
+        return run
+    original, done = run._one_step, 0
+
+    def step(optimiser: torch.optim.Optimizer) -> dict[str, float]:
+        nonlocal done
+        if done == stop_after:
+            raise KeyboardInterrupt
+        done += 1
+        return original(optimiser)
+
+    run._one_step = step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (5,), (8,), (4, 3)])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    whole: Run, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    """Broken off before the first state, between states, at the change of stages, in stage 2, and twice."""
+    for stop in stops:
+        train(tmp_path, stop_after=stop)
+    parted = train(tmp_path)
+    assert (parted.stage, parted.step) == (whole.stage, whole.step) == ("full", 5)
+    for kind in ("model", "average", "heads"):
+        one, other = getattr(parted, kind).state_dict(), getattr(whole, kind).state_dict()
+        assert [name for name in other if not torch.equal(one[name], other[name])] == []
+
+
+def test_the_average_follows_the_weights(whole: Run) -> None:
+    start = new_model(NARROW, sample_patches(NARROW, RECIPE.seed), RECIPE.seed).state_dict()
+    for name, mean in whole.average.state_dict().items():
+        if name.endswith("box_head.layers.0.weight"):
+            assert not torch.equal(mean, whole.model.state_dict()[name]) and not torch.equal(mean, start[name])
+
+
+def test_a_finished_run_is_not_repeated(whole: Run) -> None:
+    before = (whole.out / "log.jsonl").read_text()
+    again = train(whole.out)
+    assert (whole.out / "log.jsonl").read_text() == before
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.average.state_dict().values(), whole.average.state_dict().values(), strict=True)
+    )
+
+
+def test_the_log_and_the_state_say_what_was_done(whole: Run) -> None:
+    lines = [json.loads(line) for line in (whole.out / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("dense", 5), ("full", 5)]
+    assert all(math.isfinite(line["loss"]) and line["gradient"] > 0 for line in lines)
+    assert {"kind", "colour", "alignment"} <= lines[0].keys() and {"presence", "probe", "giou"} <= lines[1].keys()
+    state = torch.load(whole.out / "state.pt", weights_only=True)
+    assert json.loads(state["config"]) == json.loads(json.dumps(asdict(RECIPE)))
+    assert (state["stage"], state["step"]) == ("full", 5)
+
+
+def test_validation_is_asked_of_the_average_and_logged(tmp_path: Path) -> None:
+    run = Run(tmp_path, PretrainConfig(**{**asdict(RECIPE), "loss": RECIPE.loss, "dense_steps": 1, "full_steps": 3}), NARROW, torch.device("cpu"))  # fmt: skip
+    asked: list[bool] = []
+
+    def validate(model: Sam3) -> dict[str, float]:
+        asked.append(model is run.average and not model.training)
+        return {"cgF1@0.5": 0.25}
+
+    assert run.train(validate, validate_every=2) is run.average
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert asked == [True, True]
+    assert [(v["step"], v["cgF1@0.5"]) for v in lines if v["stage"] == "validation"] == [(2, 0.25), (3, 0.25)]
+
+
+@torch.no_grad()
+def test_calibration_is_folded_into_the_weights(fresh: Sam3) -> None:
+    model = copy.deepcopy(fresh).eval()
+    pixels, prompts = torch.rand(1, 3, 224, 224) * 2 - 1, [[Prompt("red circle"), Prompt("star")]]
+    before = model.detect(pixels, prompts)
+    shift, factor = calibrate(model, shapes.held_out_set(2, 5), progress=False)
+    after = model.detect(pixels, prompts)
+    torch.testing.assert_close(after.presence_logits, before.presence_logits + shift, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.pred_logits, (before.pred_logits * factor).clamp(-12, 12), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.pred_boxes_cxcywh, before.pred_boxes_cxcywh)
+    assert Phrase("star", kind="star").kind == "star"
