@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from sam3 import key_tables
 from sam3.config import Sam3Config
-from sam3.files import write_atomically
+from sam3.files import write_atomically, write_folder_atomically
 from sam3.foreign_configs import SCALES, config_to_transformers, native_rotary_tables
 from sam3.key_tables import Shape, Source
 from sam3.model import Sam3
@@ -179,11 +177,11 @@ def save(
         tensors = _foreign(state, "transformers")
 
         def write(folder: Path) -> None:
-            folder.mkdir()
             save_file(tensors, folder / "model.safetensors", metadata={**text, "format": "pt"})
             (folder / "config.json").write_text(json.dumps(config_to_transformers(config, kind), indent=2) + "\n")
 
-        _replace_folder(path, write)
+        _refuse_to_delete(path)
+        write_folder_atomically(path, write)
 
 
 def _check(file: WeightFile, source: str, expected: Mapping[str, Shape]) -> None:
@@ -262,24 +260,10 @@ def _is_finite(tensor: Tensor) -> bool:
     return math.isfinite(tensor.sum(dtype=torch.float32)) or bool(tensor.isfinite().all())
 
 
-def _replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a folder beside `path`, then moves it into its place; refuses to replace a folder `save` did not write."""
+def _refuse_to_delete(path: Path) -> None:
+    """An error when `path` holds anything that `save` did not write."""
     if path.exists():
         ours = {"config.json", "model.safetensors"}
         others = sorted({p.name for p in path.iterdir()} - ours) if path.is_dir() else [path.name]
         if others:
             raise CheckpointError(f"{path} exists and {others[0]!r} would be deleted by saving; give a new folder")
-    temporary, backup = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    try:
-        write(temporary)
-        if path.exists():
-            os.replace(path, backup)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if backup.exists():
-                os.replace(backup, path)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(backup, ignore_errors=True)

@@ -195,7 +195,7 @@ def evaluate(
     from workbench.evaluate import evaluate as measure
     from workbench.examples import ExampleSet
 
-    phrases = dict(_pair(text) for text in phrase or ())
+    phrases: dict[str, str | None] = dict(_pair(text) for text in phrase or ())
     examples = ExampleSet.from_coco(annotations, images, phrases=phrases).with_absent(absent or ())
     loaded, _ = _load(model, adapter, device)
     name = f"{Path(model).name} + {adapter}" if adapter else Path(model).name
@@ -255,8 +255,10 @@ def pretrain(
     from workbench.pretrain import PretrainConfig
     from workbench.pretrain import pretrain as train
 
-    steps = {"dense_steps": dense_steps, "full_steps": full_steps}
-    config = PretrainConfig(seed=seed, **{name: value for name, value in steps.items() if value is not None})
+    usual = PretrainConfig()
+    config = PretrainConfig(
+        seed=seed, dense_steps=dense_steps or usual.dense_steps, full_steps=full_steps or usual.full_steps
+    )
     typer.echo(f"Weights: {train(out, config, device=device)}")
 
 

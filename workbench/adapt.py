@@ -85,7 +85,7 @@ def run_recipe(
         return _adapt_and_measure(recipe, model, pictures, out, progress)
     except (KeyboardInterrupt, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error.add_note("The disk is full: make room and run the same again.")
+            error.add_note(f"The disk of {out} is full: make room and run the same again.")
         error.add_note(what_is_kept(out))
         raise
 

@@ -151,6 +151,12 @@ def add_adapter(model: Sam3, plan: Plan, phrases: Sequence[str]) -> Adapter:
 
     Raises:
         ValueError: the model carries an adapter already.
+
+    Example:
+        >>> from sam3 import Sam3Config
+        >>> adapter = add_adapter(Sam3(Sam3Config.tiny()), Plan("heads", rank=4), ["gold coin"])
+        >>> [name for name, values in adapter.parameters.items() if "token_embed" in name and len(values) == 2]
+        ['base_model.model.detector.text_encoder.token_embed.token_adapter.trainable_tokens_delta.default']
     """
     from peft import LoraConfig, get_peft_model
 

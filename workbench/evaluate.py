@@ -243,11 +243,7 @@ class RecordStatistics:
         """
         if not records:
             raise ValueError("0 records were given, expected at least one pair whose status is positive or absent")
-        if score_threshold < CANDIDATE_FLOOR:
-            raise ValueError(
-                f"score_threshold is {score_threshold}, expected at least {CANDIDATE_FLOOR}: candidates below are not "
-                "recorded; choose a higher threshold"
-            )
+        _check_threshold(score_threshold)
         outlined = [index for index, record in enumerate(records) if record.has_masks]
         lacks_outlines = any(r.num_truth for r in records) and not any(records[i].num_truth for i in outlined)
         masks = None if lacks_outlines else _View.of(records, outlined, score_threshold, boxes=False)
@@ -329,10 +325,12 @@ def evaluate(
         The records and their metrics.
 
     Raises:
-        ValueError: no pair has a known answer, or the predictor's answer does not fit the image.
+        ValueError: no pair has a known answer, the predictor's answer does not fit the image, or the threshold is
+            below the floor of recorded candidates.
     """
     from tqdm.auto import tqdm
 
+    _check_threshold(score_threshold)
     predictor = _as_predictor(predictor_or_model)
     records: list[PairRecord] = []
     seconds = 0.0
@@ -359,6 +357,14 @@ def evaluate(
         )
     metrics = metrics_of(records, score_threshold)
     return Evaluation(model_name, examples.name, score_threshold, tuple(records), metrics, seconds)
+
+
+def _check_threshold(score_threshold: float) -> None:
+    if score_threshold < CANDIDATE_FLOOR:
+        raise ValueError(
+            f"score_threshold is {score_threshold}, expected at least {CANDIDATE_FLOOR}: candidates below are not "
+            "recorded; choose a higher threshold"
+        )
 
 
 def _as_predictor(predictor_or_model: Any) -> Predictor:

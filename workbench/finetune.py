@@ -181,7 +181,7 @@ def finetune(
             losses = _gradients(model, adapter, pool, config, run.step)
             run.finish_step(losses, time.perf_counter() - start)
             bar.update()
-            bar.set_postfix(loss=f"{losses['total']:.2f}", refresh=False)
+            bar.set_postfix(loss=f"{losses['loss']:.2f}", refresh=False)
             if on_step is not None:
                 on_step(run.lines[-1])
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
@@ -202,7 +202,15 @@ def _gradients(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneCo
     model.train()
     keys, asked = ask(pool, config, rng, step)
     prompts: list[list[Prompt]] = [[a.prompt for a in asked if a.view == row] for row in range(len(keys))]
-    output = model.detect(pool.features(keys), prompts, one_to_many=config.one_to_many)
+    # Only what is there has masks to learn from.
+    present = torch.tensor([row for row, a in enumerate(asked) if a.concept.is_present], dtype=torch.long)
+    output = model.detect(
+        pool.features(keys),
+        prompts,
+        with_masks=len(present) > 0,
+        mask_pairs=present.to(model.device),
+        one_to_many=config.one_to_many,
+    )
     losses = criterion(output, targets_of(asked, pool.mask_size, model.device), config.loss)
     for parameter in adapter.parameters.values():
         parameter.grad = None
@@ -213,8 +221,10 @@ def _gradients(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneCo
             f"the loss is not finite in step {step + 1}; the state before it is kept. Run again with a lower rate than "
             f"{config.rate:g} in a new folder"
         )
-    present = sum(a.concept.is_present for a in asked)
-    return {**losses.to_floats(), "gradient": float(norm), "present": present, "absent": len(asked) - present}
+    values = losses.to_floats()
+    terms = {name: value for name, value in values.items() if getattr(config.loss, name, 0)}
+    counts = {"present": len(present), "absent": len(asked) - len(present)}
+    return {"loss": values["total"], **terms, "gradient": float(norm), **counts}
 
 
 def ask(
@@ -308,7 +318,7 @@ class _Run:
         self.seconds = self.seconds_before + seconds
         self.lines.append({"step": self.step, "seconds": round(self.seconds, 2), **losses})
         # The best state is the one after the ten steps with the lowest mean loss: a single step says little.
-        window = [line["total"] for line in self.lines[-10:]]
+        window = [line["loss"] for line in self.lines[-10:]]
         mean = sum(window) / 10 if len(window) == 10 else math.inf
         if mean < self.best_loss or len(window) < 10:
             self.best_step, self.best_loss, self.best = self.step, mean, self.adapter.state()

@@ -142,6 +142,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         ValueError: the file cannot be read, or a key or value is not what is expected; names file and key.
+
+    Example:
+        >>> import tempfile
+        >>> path, part = Path(tempfile.mkdtemp()) / "coins.yaml", "{annotations: a.json, images: pictures}"
+        >>> write_text(path, f"name: coins\\nlearn: {part}\\ntest: {part}")
+        >>> load_recipe(path, ["train.steps=60"]).train.steps
+        60
     """
     path = Path(path)
     try:

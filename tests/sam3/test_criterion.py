@@ -138,3 +138,30 @@ def test_dice_of_a_perfect_mask_is_zero() -> None:
     truth = torch.zeros(1, 4, 4)
     truth[0, :2] = 1
     assert dice_loss((truth * 2 - 1) * 100, truth).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_query_that_serves_two_objects_has_one_aim_and_one_gradient() -> None:
+    logits = torch.tensor([[0.3, -0.2]], requires_grad=True)
+    box = torch.tensor([0.5, 0.5, 0.4, 0.4])
+    layer = LayerOutput(logits, box.expand(1, 2, 4), torch.zeros(1))
+    targets = Targets(torch.tensor([0, 0]), box.expand(2, 4), 1)
+    both = Matches(torch.tensor([0, 0]), torch.tensor([0, 0]), torch.tensor([0, 1]))
+    one = Matches(*(indices[:1] for indices in (both.pair, both.query, both.target)))
+    losses = [classification_loss(layer, targets, matches, 10.0) for matches in (both, one)]
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
+    assert losses[0].item() == pytest.approx(losses[1].item())
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_pairs_with_an_object_without_mask_do_not_teach_the_semantic_map() -> None:
+    logits = torch.randn(3, 1, 9, 9)
+    masks = torch.zeros(3, 9, 9, dtype=torch.bool)
+    masks[:2, 2:5, 2:5] = True
+    pair, boxes = torch.tensor([0, 1, 1]), torch.full((3, 4), 0.5)
+    partly = Targets(pair, boxes, 3, masks=masks, has_mask=torch.tensor([True, True, False]))
+    alone = Targets(pair[:1], boxes[:1], 3, masks=masks[:1])
+    received, expected = (semantic_losses(output_of(torch.zeros(3, 1, 9, 9), logits), t) for t in (partly, alone))
+    for one, other in zip(received, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    nothing = Targets(pair, boxes, 3, masks=masks, has_mask=torch.zeros(3, dtype=torch.bool))
+    assert [loss.item() for loss in semantic_losses(output_of(torch.zeros(3, 1, 9, 9), logits), nothing)] == [0.0, 0.0]

@@ -186,9 +186,7 @@ def test_masks_of_some_pairs(ready: Sam3, pixels: Tensor) -> None:
     assert torch.equal(some.pred_logits, full.pred_logits) and torch.equal(none.pred_logits, full.pred_logits)
     pair, query = torch.tensor([3, 1, 3]), torch.tensor([0, 4, 8])
     torch.testing.assert_close(some.masks_of(pair, query), full.pred_masks[pair, query], atol=2e-5, rtol=1e-5)
-    with pytest.raises(
-        ValueError, match="masks of pair 2 are wanted, but only 2 other pairs have some; name it"
-    ):
+    with pytest.raises(ValueError, match="masks of pair 2 are wanted, but only 2 other pairs have some; name it"):
         some.masks_of(torch.tensor([1, 2]), torch.tensor([0, 0]))
     for wanted in (lambda: none.pred_masks, lambda: none.semantic_logits, lambda: none.masks_of(pair, query)):
         with pytest.raises(ValueError, match="only when the detector is called with with_masks=True"):
@@ -336,9 +334,7 @@ def test_anchors_are_not_rounded_in_half_precision(working_model: Callable[..., 
 
 
 def test_refusals(ready: Sam3, pixels: Tensor) -> None:
-    with pytest.raises(
-        ValueError, match="received 1 prompt lists with 1 prompts for 2 pictures; expected one"
-    ):
+    with pytest.raises(ValueError, match="received 1 prompt lists with 1 prompts for 2 pictures; expected one"):
         ready.detect(pixels, [[WORDS]])
     with pytest.raises(ValueError, match="received 2 prompt lists with 0 prompts for 2 pictures"):
         ready.detect(pixels, [[], []])

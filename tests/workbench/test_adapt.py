@@ -208,7 +208,7 @@ def test_a_full_disk_is_explained_and_what_is_finished_stays(project, tmp_path, 
     with pytest.raises(OSError, match="No space left") as caught:
         run_recipe(project.recipe, tmp_path / "out", progress=False)
     assert caught.value.__notes__ == [
-        "The disk is full: make room and run the same again.",
+        f"The disk of {tmp_path / 'out'} is full: make room and run the same again.",
         f"{tmp_path / 'out'} keeps before.json; the same command goes on from there.",
     ]
     monkeypatch.undo()

@@ -1,13 +1,14 @@
-"""Pre-training on a very narrow model: scenes and questions are consistent, it learns, and it goes on where it stopped."""
+"""Pre-training on a very narrow model: scenes and questions are consistent, it learns, it goes on where it stopped."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from sam3.layers import rotary_table, rotate
 from sam3.model import Sam3
 from sam3.prompts import Prompt
 from workbench.domains import shapes
-from workbench.domains.shapes import Phrase, Scene
+from workbench.domains.shapes import Scene
 from workbench.examples import boxes_of_masks
 from workbench.pretrain import PretrainConfig
+from workbench.pretrain import run as run_module
 from workbench.pretrain.batches import (
     Question,
     SceneBatch,
@@ -71,8 +73,16 @@ NARROW = Sam3Config(
     ),
 )
 RECIPE = PretrainConfig(
-    dense_steps=5, full_steps=5, images=2, phrases=2, scenes=8, warmup=2, checkpoint_every=2, exemplar_share=0.5
+    dense_steps=3, full_steps=4, images=2, phrases=2, scenes=8, warmup=2, checkpoint_every=2, exemplar_share=0.5
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patches_sampled_once() -> Iterator[None]:
+    """Rendering the scenes that the first filters are made from takes longer than the rest of these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "sample_patches", functools.cache(run_module.sample_patches))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -317,12 +327,12 @@ def test_masks_and_labels_are_read_off_the_instance_map(batch: SceneBatch) -> No
 
 # ------------------------------------------------------------------------------------------------------------- learning
 def losses_on_one_batch(
-    model: Sam3, loss_of: Callable[[np.random.Generator], torch.Tensor], heads: nn.Module
+    model: Sam3, heads: nn.Module, loss_of: Callable[[np.random.Generator], torch.Tensor]
 ) -> list[float]:
-    """The loss over a few dozen steps, with the same questions in each."""
+    """The loss over two dozen steps, with the same questions in each."""
     optimiser = make_optimiser(model, heads, 3e-3, 0.0)
     values = []
-    for _ in range(30):
+    for _ in range(24):
         loss = loss_of(np.random.default_rng(0))
         optimiser.zero_grad()
         loss.backward()
@@ -333,13 +343,13 @@ def losses_on_one_batch(
 
 def test_stage_one_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
     model, heads = copy.deepcopy(fresh).train(), DenseHeads(NARROW)
-    values = losses_on_one_batch(model, lambda rng: dense_loss(model, heads, batch, rng, use_fine=True)[0], heads)
+    values = losses_on_one_batch(model, heads, lambda rng: dense_loss(model, heads, batch, rng, use_fine=True)[0])
     assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.6 * np.mean(values[:3])
 
 
 def test_stage_two_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
     model, heads = copy.deepcopy(fresh).train(), DenseHeads(NARROW)
-    settings: dict[str, Any] = {"phrases": 4, "exemplar_share": 0.5, "weights": LossWeights(mask=100.0)}
+    settings: dict[str, Any] = {"phrases": 2, "exemplar_share": 0.5, "weights": LossWeights(mask=100.0)}
 
     def loss_of(rng: np.random.Generator, *, with_masks: bool = True) -> torch.Tensor:
         return full_loss(model, heads, batch, rng, **settings, with_masks=with_masks)[0]
@@ -349,7 +359,7 @@ def test_stage_two_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
         loss_of(np.random.default_rng(0), with_masks=with_masks).backward()
         masks, rest = model.detector.mask_head.instance_conv.weight, model.detector.decoder.query_embed.weight
         assert rest.grad is not None and (masks.grad is not None) == with_masks
-    values = losses_on_one_batch(model, loss_of, heads)
+    values = losses_on_one_batch(model, heads, loss_of)
     assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.75 * np.mean(values[:3])
 
 
@@ -367,10 +377,9 @@ def test_every_weight_is_trained_and_vectors_do_not_decay(fresh: Sam3) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the run
-def train(out: Path, *, stop_after: int | None = None, config: PretrainConfig = RECIPE) -> Run:
-    """One process's run in a folder, broken off before its step number `stop_after` (counted over both stages)."""
-    out.mkdir(exist_ok=True)
-    run = Run(out, config, NARROW, torch.device("cpu"))
+def train(out: Path, *, stop_after: int | None = None) -> Run:
+    """One process's run in a folder, broken off when it has done `stop_after` steps."""
+    run = Run(out, RECIPE, NARROW, torch.device("cpu"))
     if stop_after is None:
         run.train()
         return run
@@ -394,25 +403,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("stops", [(1,), (3,), (5,), (8,), (4, 3)])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    whole: Run, tmp_path: Path, stops: tuple[int, ...]
-) -> None:
-    """Broken off before the first state, between states, at the change of stages, in stage 2, and twice."""
-    for stop in stops:
-        train(tmp_path, stop_after=stop)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: Run, tmp_path: Path) -> None:
+    """Broken off before the first state, at a state, after the change of stages and between states of stage 2."""
+    for stop_after in (1, 2, 2, 3):
+        train(tmp_path, stop_after=stop_after)
     parted = train(tmp_path)
-    assert (parted.stage, parted.step) == (whole.stage, whole.step) == ("full", 5)
+    assert (parted.stage, parted.step) == (whole.stage, whole.step) == ("full", 4)
     for kind in ("model", "average", "heads"):
         one, other = getattr(parted, kind).state_dict(), getattr(whole, kind).state_dict()
         assert [name for name in other if not torch.equal(one[name], other[name])] == []
-
-
-def test_the_average_follows_the_weights(whole: Run) -> None:
-    start = new_model(NARROW, sample_patches(NARROW, RECIPE.seed), RECIPE.seed).state_dict()
-    for name, mean in whole.average.state_dict().items():
-        if name.endswith("box_head.layers.0.weight"):
-            assert not torch.equal(mean, whole.model.state_dict()[name]) and not torch.equal(mean, start[name])
+    mean, value = (getattr(whole, kind).detector.decoder.query_embed.weight for kind in ("average", "model"))
+    assert not torch.equal(mean, value)
 
 
 def test_a_finished_run_is_not_repeated(whole: Run) -> None:
@@ -427,16 +428,16 @@ def test_a_finished_run_is_not_repeated(whole: Run) -> None:
 
 def test_the_log_and_the_state_say_what_was_done(whole: Run) -> None:
     lines = [json.loads(line) for line in (whole.out / "log.jsonl").read_text().splitlines()]
-    assert [(line["stage"], line["step"]) for line in lines] == [("dense", 5), ("full", 5)]
+    assert [(line["stage"], line["step"]) for line in lines] == [("dense", 3), ("full", 4)]
     assert all(math.isfinite(line["loss"]) and line["gradient"] > 0 for line in lines)
     assert {"kind", "colour", "alignment"} <= lines[0].keys() and {"presence", "probe", "giou"} <= lines[1].keys()
     state = torch.load(whole.out / "state.pt", weights_only=True)
     assert json.loads(state["config"]) == json.loads(json.dumps(asdict(RECIPE)))
-    assert (state["stage"], state["step"]) == ("full", 5)
+    assert (state["stage"], state["step"]) == ("full", 4)
 
 
 def test_validation_is_asked_of_the_average_and_logged(tmp_path: Path) -> None:
-    run = Run(tmp_path, PretrainConfig(**{**asdict(RECIPE), "loss": RECIPE.loss, "dense_steps": 1, "full_steps": 3}), NARROW, torch.device("cpu"))  # fmt: skip
+    run = Run(tmp_path, replace(RECIPE, dense_steps=1, full_steps=3), NARROW, torch.device("cpu"))
     asked: list[bool] = []
 
     def validate(model: Sam3) -> dict[str, float]:
@@ -454,9 +455,8 @@ def test_calibration_is_folded_into_the_weights(fresh: Sam3) -> None:
     model = copy.deepcopy(fresh).eval()
     pixels, prompts = torch.rand(1, 3, 224, 224) * 2 - 1, [[Prompt("red circle"), Prompt("star")]]
     before = model.detect(pixels, prompts)
-    shift, factor = calibrate(model, shapes.held_out_set(2, 5), progress=False)
+    shift, factor = calibrate(model, shapes.held_out_set(1, 5), progress=False)
     after = model.detect(pixels, prompts)
     torch.testing.assert_close(after.presence_logits, before.presence_logits + shift, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.pred_logits, (before.pred_logits * factor).clamp(-12, 12), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.pred_boxes_cxcywh, before.pred_boxes_cxcywh)
-    assert Phrase("star", kind="star").kind == "star"

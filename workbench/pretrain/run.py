@@ -48,7 +48,7 @@ class PretrainConfig:
 
     seed: int = 0
     dense_steps: int = 2300
-    full_steps: int = 2000
+    full_steps: int = 3000
     images: int = 8
     phrases: int = 4
     scenes: int = 12000
@@ -60,7 +60,9 @@ class PretrainConfig:
     fine_share: float = 0.7
     ema: float = 0.998
     checkpoint_every: int = 250
-    loss: LossWeights = field(default_factory=lambda: LossWeights(mask=40.0, dice=12.0, presence=14.0))
+    loss: LossWeights = field(
+        default_factory=lambda: LossWeights(classification=40.0, positive=2.0, mask=40.0, dice=12.0, presence=14.0)
+    )
 
 
 class Run:
