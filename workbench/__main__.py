@@ -241,6 +241,7 @@ def pretrain(
     dense_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first stage.")] = None,
     full_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the second stage.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    start: Annotated[str | None, typer.Option(help="Weights to begin stage 2 with, leaving stage 1 out.")] = None,
     device: Device = None,
     debug: Debug = False,
 ) -> None:
@@ -251,6 +252,7 @@ def pretrain(
     \b
     Example:
       workbench pretrain --out runs/tiny
+      workbench pretrain --start tiny --full-steps 4000 --out runs/longer
     """
     from workbench.pretrain import PretrainConfig
     from workbench.pretrain import pretrain as train
@@ -259,7 +261,7 @@ def pretrain(
     config = PretrainConfig(
         seed=seed, dense_steps=dense_steps or usual.dense_steps, full_steps=full_steps or usual.full_steps
     )
-    typer.echo(f"Weights: {train(out, config, device=device)}")
+    typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
 
 
 def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:

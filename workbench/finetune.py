@@ -244,8 +244,11 @@ def ask(
         absent = [c for c in concepts if not c.is_present]
         if not concepts:
             continue
-        num_absent = min(len(absent), max(round(config.phrases * config.absent_share), config.phrases - len(present)))
-        chosen = [present[i] for i in rng.permutation(len(present))[: config.phrases - num_absent]]
+        # The share is kept also where few phrases are present: more absent ones would cost time and teach little.
+        chosen = [present[i] for i in rng.permutation(len(present))[: config.phrases]]
+        wanted = max(1.0, len(chosen)) * config.absent_share / max(1 - config.absent_share, 1e-3)
+        num_absent = min(len(absent), math.ceil(wanted), config.phrases)
+        chosen = chosen[: max(config.phrases - num_absent, 1)]
         chosen += [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
         asked += [Asked(len(keys), c, prompt_of(c, pool.size, config.exemplar_share, rng)) for c in chosen]
         keys.append((picture, number))

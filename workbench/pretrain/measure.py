@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sam3.checkpoint import save
+from sam3.checkpoint import load_sam3, save
 from sam3.config import Sam3Config
 from sam3.files import write_text
 from sam3.model import Sam3
@@ -36,6 +36,7 @@ def pretrain(
     *,
     model_config: Sam3Config | None = None,
     device: str | torch.device | None = None,
+    start: str | Path | None = None,
     num_scenes: int = 100,
 ) -> Path:
     """Trains a small model from nothing; writes `model.safetensors` (fp16), `held_out.json`, `log.jsonl`, `state.pt`.
@@ -47,6 +48,7 @@ def pretrain(
         config: the recipe.
         model_config: default `Sam3Config.tiny()`.
         device: default CUDA when there is one, else the CPU.
+        start: weights to begin stage 2 with, leaving stage 1 out; whatever `load_sam3` takes.
         num_scenes: held-out scenes of the final measurement, eight pairs each.
 
     Returns:
@@ -54,7 +56,9 @@ def pretrain(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    config, model_config = config or PretrainConfig(), model_config or Sam3Config.tiny()
+    initial = None if start is None else load_sam3(start)
+    config = config or PretrainConfig()
+    model_config = model_config or (Sam3Config.tiny() if initial is None else initial.config)
     if torch.distributed.is_torchelastic_launched() and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -64,7 +68,7 @@ def pretrain(
         records = evaluate(ImagePredictor(model), validation, model_name="pretrain", progress=False).records
         return {f"{name}@{bar}": metrics_of(records, bar)[name] for bar in (0.3, 0.5) for name in _SHOWN}
 
-    run = Run(out, config, model_config, chosen)
+    run = Run(out, config, model_config, chosen, initial)
     model = run.train(validate)
     path = out / "model.safetensors"
     if run.rank == 0:
@@ -102,9 +106,9 @@ def calibrate(model: Sam3, validation: ExampleSet, *, progress: bool = True) -> 
     scoring, presence_head = model.detector.scoring, model.detector.decoder.presence_head.layers[-1]
     assert isinstance(presence_head, nn.Linear)
     with torch.no_grad():
-        scoring.project_query.weight *= factor
-        scoring.project_query.bias *= factor
-        presence_head.bias += shift
+        scoring.project_query.weight.mul_(factor)
+        scoring.project_query.bias.mul_(factor)
+        presence_head.bias.add_(shift)
     return shift, factor
 
 

@@ -68,7 +68,14 @@ class PretrainConfig:
 class Run:
     """One pre-training run in a folder: state, log and the averaged weights; `train` does what is left to do."""
 
-    def __init__(self, out: Path, config: PretrainConfig, model_config: Sam3Config, device: torch.device):
+    def __init__(
+        self,
+        out: Path,
+        config: PretrainConfig,
+        model_config: Sam3Config,
+        device: torch.device,
+        start: Sam3 | None = None,
+    ):
         self.out, self.config, self.device = out, config, device
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if config.images % self.world:
@@ -77,10 +84,11 @@ class Run:
             )
         seed, size = config.seed * 1000 + self.rank, config.scenes // self.world
         self.pools = ScenePool(size, seed), ScenePool(size // 4, seed, is_plain=True)
-        self.model = new_model(model_config, sample_patches(model_config, config.seed), config.seed).to(device)
+        model = start or new_model(model_config, sample_patches(model_config, config.seed), config.seed)
+        self.model = model.to(device)
         self.heads = DenseHeads(model_config).to(device)
         self.average = copy.deepcopy(self.model)
-        self.stage, self.step = "dense", 0
+        self.stage, self.step = "dense" if start is None else "full", 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 500) -> Sam3:
         """Runs both stages to their end and returns the averaged model."""
