@@ -43,7 +43,7 @@ class Plan:
         learn_tokens: also learn vectors for the tokens of the adapted phrases.
     """
 
-    name: Literal["heads", "lora"] = "lora"
+    name: Literal["heads", "lora"] = "heads"
     rank: int = 8
     alpha: float = 16.0
     learn_tokens: bool = True

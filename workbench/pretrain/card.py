@@ -11,13 +11,14 @@ from sam3.files import write_atomically, write_text
 _NAMES = {"cgF1": "cgF1", "pmF1": "pmF1", "IL_MCC": "IL_MCC", "IL_FPR": "false alarms", "mIoU_hits": "mean IoU of hits"}
 
 
-def write_card(run: str | Path, card: str | Path, *, hours: float | None = None) -> Path:
+def write_card(run: str | Path, card: str | Path, *, hours: float | None = None, remarks: str = "") -> Path:
     """Writes `card` (Markdown) and, beside it, the learning curve (same name, .png).
 
     Args:
         run: folder of a finished `pretrain`.
         card: path of the Markdown file.
         hours: wall-clock hours of the run; default from the log.
+        remarks: what the log does not tell, as a paragraph.
 
     Raises:
         ValueError: the run is not finished.
@@ -31,11 +32,11 @@ def write_card(run: str | Path, card: str | Path, *, hours: float | None = None)
     curve = card.with_suffix(".png")
     write_atomically(curve, lambda path: _plot(lines).savefig(path, format="png", dpi=110))
     hours = (lines[-1]["time"] - lines[0]["time"]) / 3600 if hours is None else hours
-    write_text(card, _text(table, hours, curve.name))
+    write_text(card, _text(table, hours, curve.name, remarks))
     return card
 
 
-def _text(table: dict[str, Any], hours: float, curve: str) -> str:
+def _text(table: dict[str, Any], hours: float, curve: str, remarks: str) -> str:
     recipe = table["recipe"]
     return f"""# tiny: the embedded default
 
@@ -63,7 +64,7 @@ made-up word or without words, an example means "same kind and colour". Unknown 
 outline and phrases, then {recipe["full_steps"]} steps of the whole model with the detector's own losses plus probe queries, {recipe["images"]}
 pictures a step, AdamW, averaged weights. {hours:.1f} hours on two shared CPU cores, no GPU. Presence and match scores were then
 shifted on {table["calibration"]["scenes"]} validation scenes so that 0.5 is the best threshold (presence {table["calibration"]["presence_shift"]:+.2f}, match x {table["calibration"]["match_factor"]:.1f}).
-
+{f"{chr(10)}{remarks}{chr(10)}" if remarks else ""}
 ![learning curve]({curve})
 
 ## What it reaches
