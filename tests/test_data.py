@@ -163,9 +163,9 @@ def test_recipe_finds_its_files_and_phrases(name: str) -> None:
     recipe = yaml.safe_load(text)
     assert text.startswith(f"# workbench adapt recipes/{name}.yaml --out runs/{name}\n")
     assert recipe["name"] == name
-    for split in SPLITS:
-        assert (path.parent / recipe[split]["annotations"]).resolve() == ROOT / "data" / name / f"{split}.json"
-        assert (path.parent / recipe[split]["images"]).resolve() == ROOT / "data" / name / "images"
+    for part, split in (("learn", "train"), ("test", "test")):
+        assert (path.parent / recipe[part]["annotations"]).resolve() == ROOT / "data" / name / f"{split}.json"
+        assert (path.parent / recipe[part]["images"]).resolve() == ROOT / "data" / name / "images"
         assert set(recipe["phrases"]) <= {category["name"] for category in load(name, split)["categories"]}
     assert recipe["shots"] <= len(load(name, "train")["images"])
 
