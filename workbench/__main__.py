@@ -7,6 +7,7 @@ runs.
 from __future__ import annotations
 
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -33,6 +34,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def patient_threads() -> None:
+    # Threads that wait by spinning make a busy machine many times slower; this must be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 Model = Annotated[str, typer.Option(help="'tiny', a weight file, a transformers folder, or a hub name.")]
 AdapterFolder = Annotated[Path | None, typer.Option(help="The folder `adapter` that `workbench adapt` wrote.")]
