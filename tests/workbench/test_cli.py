@@ -292,8 +292,9 @@ def test_pretrain_hands_its_settings_on(tmp_path, monkeypatch):
 
     calls = []
 
-    def note(out, config, device):
+    def note(out, config, device, start):
         calls.append((out, config, device))
+        assert start is None
         return out / "model.safetensors"
 
     monkeypatch.setattr(workbench.pretrain, "pretrain", note)
