@@ -117,8 +117,8 @@ def ask(scene: Scene, phrase: Phrase, rng: np.random.Generator, exemplar_share: 
                 box_labels.append(label)
             else:
                 rows, columns = np.nonzero(scene.instance_map == index + 1)
-                pick = int(rng.integers(len(rows)))
-                points.append((columns[pick] + 0.5, rows[pick] + 0.5))
+                pixel = int(rng.integers(len(rows)))
+                points.append((columns[pixel] + 0.5, rows[pixel] + 0.5))
                 point_labels.append(label)
     return Question(Prompt(text, boxes, box_labels, points, point_labels), tuple(found))
 
