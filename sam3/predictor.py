@@ -8,26 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from sam3.boxes import cxcywh_to_xyxy
 from sam3.detector.detector import DetectorOutput
 from sam3.image_encoder import ImageFeatures
 from sam3.model import Sam3
+from sam3.pictures import Picture, read_picture
 from sam3.prompts import Prompt, as_prompts
 
 if TYPE_CHECKING:
     import supervision
-
-Picture = Image.Image | NDArray[np.uint8] | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,43 +61,6 @@ class Prediction:
             class_id=np.zeros(len(self), dtype=int),
             data={"class_name": np.array([self.phrase or "visual"] * len(self), dtype=object)},
         )
-
-
-def read_picture(picture: Picture) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB; files are turned upright by their EXIF tag.
-
-    Args:
-        picture: path, PIL image with 8 bits per channel, or array (H, W, 3) or (H, W) uint8. Transparency is dropped.
-
-    Raises:
-        ValueError: the file is missing or no picture, it has more than 8 bits per channel, or the array has another
-            shape or type.
-    """
-    if isinstance(picture, str | Path):
-        try:
-            with Image.open(picture) as opened:
-                return read_picture(ImageOps.exif_transpose(opened))
-        except FileNotFoundError as error:
-            raise ValueError(f"there is no picture at {picture}; check the path") from error
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{picture} cannot be read as a picture ({error}); expected a PNG, JPEG or similar"
-            ) from error
-    if isinstance(picture, Image.Image):
-        if picture.mode.startswith(("I", "F")):  # Pillow would cut every value above 255
-            raise ValueError(
-                f"received a picture with pixels of type {picture.mode!r}; expected 8 bits per channel: choose the "
-                "range of values to show and convert it first"
-            )
-        picture = np.asarray(picture.convert("RGB"))
-    array = np.ascontiguousarray(picture)
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=-1)
-    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-        raise ValueError(
-            f"received an array of shape {array.shape} and type {array.dtype}; expected (H, W, 3) uint8 RGB"
-        )
-    return array
 
 
 def to_pixel_values(picture: NDArray[np.uint8], size: int) -> Tensor:

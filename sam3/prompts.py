@@ -26,7 +26,7 @@ class Prompt:
         exemplar_point_labels: (N,) likewise.
 
     Raises:
-        ValueError: neither phrase nor exemplar, an empty phrase, a box without area, labels that do not fit.
+        ValueError: neither phrase nor positive exemplar, an empty phrase, a box without area, labels that do not fit.
 
     Example:
         >>> Prompt("red circle", exemplar_boxes_xyxy_px=[[10, 10, 40, 40]]).exemplar_labels.tolist()
@@ -57,6 +57,10 @@ class Prompt:
         object.__setattr__(
             self, "exemplar_point_labels", _labels(self.exemplar_point_labels, len(points), "exemplar_point_labels")
         )
+        if self.phrase is None and not np.any(self.exemplar_labels) and not np.any(self.exemplar_point_labels):
+            raise ValueError(
+                "received negative exemplars only, which say what is not meant; add a phrase or a positive exemplar"
+            )
 
     @property
     def text(self) -> str:

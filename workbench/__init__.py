@@ -6,7 +6,7 @@
 
 One step at a time:
 
-    labelled pictures       examples.py, formats.py (COCO in and out), pictures.py, splits.py, augment.py
+    labelled pictures       examples.py, formats.py (COCO in and out), splits.py, augment.py
     adapting                adapters.py, finetune.py
     measuring, comparing    evaluate.py, metrics.py, ranking.py, compare.py
     showing                 show.py, paint.py, report.py, predict.py

@@ -235,9 +235,12 @@ def token_ids(model: Sam3, phrases: Sequence[str]) -> list[int]:
 
 
 def fingerprint(model: Sam3) -> str:
-    """Sixteen hex digits that tell weights apart: names, shapes and the first values of every tensor."""
+    """Sixteen hex digits that tell weights apart, in whatever precision they are loaded: names, shapes and 256 values
+    of every tensor."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten()[:256].detach().float().cpu().numpy().tobytes())
+        values = tensor.detach().flatten()
+        values = values[:: max(1, len(values) // 256)][:256].bfloat16().float()
+        digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -179,3 +179,15 @@ def _placed(box_xyxy_px: np.ndarray, window: Window, flip: bool, turns: int) -> 
     for _ in range(turns):  # counter-clockwise
         x0, y0, x1, y1 = y0, 1 - x1, y1, 1 - x0
     return np.array([x0, y0, x1, y1], dtype=np.float32)
+
+
+def drawn_box(box_xyxy: np.ndarray, rng: np.random.Generator, side: int) -> list[float]:
+    """The box as a person might draw it: every side off by a few per cent of its length, inside a square picture.
+
+    Args:
+        box_xyxy: in pixels of that picture, as is what comes back.
+        side: of the picture in pixels.
+    """
+    extent = np.concatenate([box_xyxy[2:] - box_xyxy[:2]] * 2)
+    drawn = np.clip(box_xyxy + np.clip(rng.normal(0, 0.05, 4) * extent, -20, 20), 0, side)
+    return list(map(float, box_xyxy if (drawn[2:] - drawn[:2] < 2).any() else drawn))

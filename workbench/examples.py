@@ -4,6 +4,8 @@ that are safe to learn from and to measure on go out. A pair nobody has looked a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Literal, get_args, overload
 import numpy as np
 from PIL import Image
 
-from workbench.pictures import check_picture, read_picture, shown_size
+from sam3.pictures import read_picture, shown_size
 from workbench.splits import stratified_choice
 
 Status = Literal["positive", "absent", "unknown"]
@@ -181,7 +183,7 @@ class Example:
             raise ValueError(f"image_id is {self.image_id!r}; expected a non-empty text. Name the picture.")
         if isinstance(self.image, str):
             object.__setattr__(self, "image", Path(self.image))
-        check_picture(self.image_id, self.image, self.width, self.height)
+        _check_picture(self.image_id, self.image, self.width, self.height)
         concepts = tuple(self._fitted(concept) for concept in self.concepts)
         object.__setattr__(self, "concepts", concepts)
         seen: set[str] = set()
@@ -239,8 +241,21 @@ class Example:
         if isinstance(self.image, np.ndarray):
             return self.image
         pixels = read_picture(self.image)
-        check_picture(self.image_id, pixels, self.width, self.height)
+        _check_picture(self.image_id, pixels, self.width, self.height)
         return pixels
+
+    def digest(self) -> str:
+        """Sixteen hex digits that change with the picture's content or any of its labels.
+
+        Raises:
+            OSError: the picture file cannot be read.
+        """
+        content = self.image.tobytes() if isinstance(self.image, np.ndarray) else self.image.read_bytes()
+        digest = hashlib.sha256(content)
+        for concept in self.concepts:
+            digest.update(json.dumps([concept.phrase, concept.status, concept.boxes_xyxy_px.tolist()]).encode())
+            digest.update(np.packbits(concept.masks).tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -488,3 +503,45 @@ def _with_absent(example: Example, stated: dict[str, Concept], named: set[str] |
     known = {phrase_key(concept.phrase) for concept in kept}
     added = [concept for key, concept in stated.items() if key not in known]
     return replace(example, concepts=(*kept, *added)) if added else example
+
+
+def _check_picture(image_id: str, image: np.ndarray | Path, width: int, height: int) -> None:
+    """Refuses a picture that is not what the labels say.
+
+    Args:
+        image_id: for the message.
+        image: HWC uint8 RGB, or a path (its header is read).
+        width, height: stated size in pixels, as shown.
+
+    Raises:
+        ValueError: no picture, or one of another size.
+    """
+    if isinstance(image, Path):
+        found = shown_size(image)
+        if found != (width, height):
+            raise ValueError(_other_size(image_id, image, found, (width, height)))
+        return
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(
+            f"image {image_id!r}: picture is {kind}; expected a uint8 array (H,W,3) in RGB order or a file path. "
+            "Grey pictures: np.stack([grey] * 3, -1)."
+        )
+    if image.shape[:2] != (height, width) or not image.size:
+        raise ValueError(
+            f"image {image_id!r}: picture is {image.shape[1]}x{image.shape[0]}, stated size {width}x{height} (width x "
+            "height); expected the same, above zero. Pass the array's own size."
+        )
+
+
+def _other_size(image_id: str, path: Path, found: tuple[int, int], stated: tuple[int, int]) -> str:
+    text = (
+        f"image {image_id!r}: {path} is {found[0]}x{found[1]} as shown, but the labels say {stated[0]}x{stated[1]} "
+        "(width x height); expected the same size. "
+    )
+    if found == stated[::-1]:
+        return text + (
+            "The sides are swapped: probably the file carries an EXIF rotation that the labelling tool did not apply. "
+            "Save the picture without EXIF in the orientation in which it was labelled."
+        )
+    return text + "Use the picture that was labelled, or resize picture and labels together."

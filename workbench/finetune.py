@@ -30,7 +30,7 @@ from sam3.model import Sam3
 from sam3.predictor import to_pixel_values
 from sam3.prompts import Prompt
 from workbench.adapters import Adapter
-from workbench.augment import AugmentConfig, View, ViewConcept, make_view
+from workbench.augment import AugmentConfig, View, ViewConcept, drawn_box, make_view
 from workbench.examples import ExampleSet
 
 
@@ -45,7 +45,8 @@ class FinetuneConfig:
         phrases: phrases asked of each picture in a step, at most.
         absent_share: wanted share of absent phrases among them; without absent phrases a model learns to say yes.
         exemplar_share: share of present phrases that also get an example box, so that the model still answers to boxes.
-        views: different crops and turns of each picture over the whole run.
+        views: different crops and turns of each picture over the whole run; fewer when their features would not fit.
+        cache_gb: memory for image features kept from step to step when the image encoder is frozen.
         warmup: steps until the peak rate; after it the rate falls as half a cosine.
         weight_decay: of the adapter.
         one_to_many: train a second half of the queries several to one (released recipe; costs memory).
@@ -61,6 +62,7 @@ class FinetuneConfig:
     absent_share: float = 0.5
     exemplar_share: float = 0.2
     views: int = 12
+    cache_gb: float = 4.0
     warmup: int = 10
     weight_decay: float = 0.01
     one_to_many: bool = False
@@ -77,6 +79,8 @@ class FinetuneConfig:
                 raise ValueError(f"received {name}={getattr(self, name)}; expected at least 1")
         if not self.rate > 0:
             raise ValueError(f"received rate={self.rate}; expected a positive learning rate")
+        if not self.cache_gb >= 0:
+            raise ValueError(f"received cache_gb={self.cache_gb}; expected gigabytes, 0 keeps no features")
         for name in ("absent_share", "exemplar_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"received {name}={getattr(self, name)}; expected a share from 0 to 1")
@@ -103,12 +107,18 @@ class Asked:
 
 
 class ViewPool:
-    """Views of the learning pictures by (picture, number), and their image features when the encoder is frozen."""
+    """Views of the learning pictures by (picture, number), and their image features when the encoder is frozen.
 
-    def __init__(self, model: Sam3, examples: ExampleSet, config: FinetuneConfig, *, keep_features: bool):
+    Features of the released model take 111 MB per view. There are only as many views as `cache_gb` holds, at least two
+    per picture; when not even those fit, no features are kept.
+    """
+
+    def __init__(self, model: Sam3, examples: ExampleSet, config: FinetuneConfig, *, is_frozen: bool):
         self.model, self.examples, self.config = model, examples, config
-        self.keep_features = keep_features
         self.size = model.config.image_encoder.image_size
+        fitting = int(config.cache_gb * 1e9 / (len(examples) * bytes_per_view(model)))
+        self.keep_features = is_frozen and fitting >= min(2, config.views)
+        self.num_views = min(config.views, fitting) if self.keep_features else config.views
         # Twice the grid of the masks the model predicts: finer truth than prediction, at little cost.
         self.mask_size = model.config.image_encoder.grid_size * 8
         self._views: dict[tuple[int, int], View] = {}
@@ -137,6 +147,13 @@ class ViewPool:
     def _pixels(self, keys: list[tuple[int, int]]) -> Tensor:
         values = torch.stack([to_pixel_values(self.view(*key).pixels, self.size) for key in keys])
         return values.to(self.model.device, self.model.dtype)
+
+
+def bytes_per_view(model: Sam3) -> int:
+    """Memory of one picture's features: the pyramid's levels, side by side."""
+    sides = [model.config.image_encoder.grid_size * scale for scale in model.config.image_encoder.pyramid_scales[:3]]
+    cells = sum(int(side) ** 2 for side in sides)
+    return cells * model.config.detector.width * model.dtype.itemsize
 
 
 def finetune(
@@ -173,7 +190,7 @@ def finetune(
             f"{examples.name!r} shows no object at all; label at least one object of one phrase before training"
         )
     examples = examples.subset(dict.fromkeys(example.image_id for example, _ in examples.pairs()), examples.name)
-    pool = ViewPool(model, examples, config, keep_features=adapter.plan.freezes_image_encoder)
+    pool = ViewPool(model, examples, config, is_frozen=adapter.plan.freezes_image_encoder)
     optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=config.rate, weight_decay=config.weight_decay)
     run = _Run(out, adapter, optimiser, describe_run(adapter, examples, config))
     run.resume()
@@ -182,7 +199,7 @@ def finetune(
     try:
         while run.step < config.steps:
             for group in optimiser.param_groups:
-                group["lr"] = config.rate * rate_factor(run.step, config)
+                group["lr"] = config.rate * rate_factor(run.step, config.steps, config.warmup)
             losses = _gradients(model, adapter, pool, config, run.step)
             run.finish_step(losses, time.perf_counter() - start)
             bar.update()
@@ -245,7 +262,7 @@ def ask(
     for slot in range(size):
         turn = step * size + slot
         order = np.random.default_rng([config.seed, 2, turn // count]).permutation(count)
-        picture, number = int(order[turn % count]), int(rng.integers(config.views))
+        picture, number = int(order[turn % count]), int(rng.integers(pool.num_views))
         if not pool.view(picture, number).concepts:
             number = 0  # the crop left every answer open; the whole picture has them
         concepts = pool.view(picture, number).concepts
@@ -267,10 +284,7 @@ def prompt_of(concept: ViewConcept, size: int, exemplar_share: float, rng: np.ra
     if not concept.is_present or rng.random() >= exemplar_share:
         return Prompt(concept.phrase)
     box = concept.boxes_xyxy[int(rng.integers(len(concept.boxes_xyxy)))] * size
-    extent = np.concatenate([box[2:] - box[:2]] * 2)
-    drawn = np.clip(box + np.clip(rng.normal(0, 0.05, 4) * extent, -20, 20), 0, size)
-    drawn = box if (drawn[2:] - drawn[:2] < 1).any() else drawn
-    return Prompt(concept.phrase, exemplar_boxes_xyxy_px=[drawn.tolist()])
+    return Prompt(concept.phrase, exemplar_boxes_xyxy_px=[drawn_box(box, rng, size)])
 
 
 def targets_of(asked: list[Asked], mask_size: int, device: torch.device) -> Targets:
@@ -288,10 +302,9 @@ def targets_of(asked: list[Asked], mask_size: int, device: torch.device) -> Targ
     )
 
 
-def rate_factor(step: int, config: FinetuneConfig) -> float:
+def rate_factor(step: int, steps: int, warmup: int) -> float:
     """Share of the peak rate at a step: linear warm-up, then half a cosine down to a fiftieth."""
-    progress = step / config.steps
-    return min(1.0, (step + 1) / config.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1))))
 
 
 def describe_run(adapter: Adapter, examples: ExampleSet, config: FinetuneConfig) -> dict[str, Any]:
@@ -301,7 +314,7 @@ def describe_run(adapter: Adapter, examples: ExampleSet, config: FinetuneConfig)
         "plan": asdict(adapter.plan),
         "phrases": list(adapter.phrases),
         "base": adapter.base,
-        "pictures": [e.image_id for e in examples],
+        "pictures": {e.image_id: e.digest() for e in examples},
     }
 
 

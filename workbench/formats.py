@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from sam3.files import write_text
+from sam3.pictures import shown_size
 from workbench.examples import Concept, Example, ExampleSet, phrase_key
-from workbench.pictures import shown_size
 
 LARGE_SET_GIB = 4.0  # masks are held in memory as one byte per pixel and object
 

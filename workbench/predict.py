@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from sam3.files import write_atomically, write_text
+from sam3.pictures import read_picture
 from sam3.predictor import ImagePredictor, Prediction
 from sam3.prompts import Prompt
 from workbench.formats import rle_of
 from workbench.paint import overlay
-from workbench.pictures import read_picture
 
 
 def predict_picture(

@@ -53,12 +53,16 @@ class Losses:
         return {f.name: float(getattr(self, f.name).detach()) for f in fields(self)}
 
 
-def criterion(output: DetectorOutput, targets: Targets, weights: LossWeights) -> Losses:
+def criterion(
+    output: DetectorOutput, targets: Targets, weights: LossWeights, *, assigned: Matches | None = None
+) -> Losses:
     """All losses of one batch, over every decoder layer and both halves of the queries.
 
     Args:
         output: of a detector in training mode.
         targets: what its P pairs should have found.
+        assigned: which query answers for which object in every one-to-one layer; default the Hungarian matching of the
+            layer's own predictions, which a model that predicts nothing useful yet cannot profit from.
 
     Raises:
         ValueError: the output and the targets speak of different numbers of pairs.
@@ -71,8 +75,14 @@ def criterion(output: DetectorOutput, targets: Targets, weights: LossWeights) ->
     terms: dict[str, Tensor] = {f.name: output.pred_logits.new_zeros(()) for f in fields(Losses) if f.name != "total"}
     normaliser = max(len(targets.pair), 1)
 
-    def add(layer: LayerOutput, match: Callable[..., Matches], factor: float, is_last: bool) -> None:
-        matches = match(layer.pred_logits, layer.pred_boxes_cxcywh, targets)
+    def add(
+        layer: LayerOutput,
+        match: Callable[..., Matches],
+        factor: float,
+        is_last: bool,
+        given: Matches | None = None,
+    ) -> None:
+        matches = given or match(layer.pred_logits, layer.pred_boxes_cxcywh, targets)
         box, giou = box_losses(layer, targets, matches, normaliser)
         terms["box"] = terms["box"] + factor * box
         terms["giou"] = terms["giou"] + factor * giou
@@ -84,7 +94,7 @@ def criterion(output: DetectorOutput, targets: Targets, weights: LossWeights) ->
             terms["dice"] = terms["dice"] + factor * dice
 
     for layer in output.layers:
-        add(layer, match_one_to_one, 1.0, layer is output.layers[-1])
+        add(layer, match_one_to_one, 1.0, layer is output.layers[-1], assigned)
         terms["presence"] = terms["presence"] + presence_loss(layer.presence_logits, targets)
     for layer in output.one_to_many:
         is_last = layer is output.one_to_many[-1]

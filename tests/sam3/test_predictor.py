@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from sam3.model import Sam3
-from sam3.predictor import ImagePredictor, Prediction, read_picture, to_pixel_values
+from sam3.pictures import read_picture
+from sam3.predictor import ImagePredictor, Prediction, to_pixel_values
 from sam3.prompts import Prompt
 
 WIDTH, HEIGHT = 75, 44
@@ -79,7 +80,7 @@ def test_pil_pictures_of_every_8_bit_mode() -> None:
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
 def test_more_than_8_bits_are_refused_rather_than_cut(kind: type, tmp_path: Path) -> None:
     deep = Image.fromarray((np.arange(48).reshape(6, 8) * 900).astype(kind))
-    with pytest.raises(ValueError, match=r"pixels of type '(I|F).*expected 8 bits per channel: choose the range"):
+    with pytest.raises(ValueError, match=r"pixel type (I|F).*expected 8 bits per channel. Choose the range"):
         read_picture(deep)
     deep.save(tmp_path / "deep.tiff")
     with pytest.raises(ValueError, match="expected 8 bits per channel"):
@@ -137,7 +138,7 @@ def test_arrays() -> None:
         (np.zeros((4, 5), np.uint16), "type uint16"),
         (Image.new("RGB", (0, 5)), r"shape \(5, 0, 3\)"),
         (None, "type object"),
-        ("nowhere.png", "there is no picture at nowhere.png; check the path"),
+        ("nowhere.png", "picture nowhere.png does not exist"),
     ],
 )
 def test_pictures_that_are_refused(picture: object, message: str) -> None:
@@ -150,7 +151,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     Image.fromarray(painted(300, 200)).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:400])
     for path in (tmp_path / "text.png", tmp_path / "half.png", tmp_path):
-        with pytest.raises(ValueError, match="cannot be read as a picture .* expected a PNG, JPEG or similar"):
+        with pytest.raises(ValueError, match="cannot be read .* expected a JPEG, PNG or similar"):
             read_picture(path)
 
 
@@ -367,6 +368,6 @@ def test_exemplars_on_the_edge_are_taken(predictor: ImagePredictor) -> None:
 def test_an_unreadable_picture_leaves_the_one_before(predictor: ImagePredictor) -> None:
     predictor.set_image(painted())
     before = predictor.predict("cat")
-    with pytest.raises(ValueError, match="there is no picture"):
+    with pytest.raises(ValueError, match="does not exist"):
         predictor.set_image("nowhere.png")
     assert_equal(predictor.predict("cat"), before)

@@ -123,3 +123,13 @@ def test_as_prompts() -> None:
     assert [p.phrase for p in mixed] == ["a", "b"] and mixed[1] is prompt
     with pytest.raises(ValueError, match="received no prompt; give at least one phrase or Prompt"):
         as_prompts([])
+
+
+def test_negative_exemplars_alone_are_refused() -> None:
+    for exemplars in (
+        {"exemplar_boxes_xyxy_px": [[1, 1, 5, 5]], "exemplar_labels": [0]},
+        {"exemplar_points_xy_px": [[1, 1]], "exemplar_point_labels": [0]},
+    ):
+        with pytest.raises(ValueError, match="negative exemplars only.*add a phrase or a positive exemplar"):
+            Prompt(**exemplars)
+        assert Prompt("star", **exemplars).phrase == "star"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ import torch
 from sam3.checkpoint import load_sam3
 from workbench.adapters import Plan, add_adapter, load_adapter
 from workbench.examples import ExampleSet
-from workbench.finetune import FinetuneConfig, FinetuneResult, ViewPool, ask, finetune, rate_factor, targets_of
+from workbench.finetune import (
+    FinetuneConfig,
+    FinetuneResult,
+    ViewPool,
+    ask,
+    bytes_per_view,
+    finetune,
+    rate_factor,
+    targets_of,
+)
 
 CONFIG = FinetuneConfig(steps=7, images=2, phrases=3, views=3, warmup=2, checkpoint_every=3, exemplar_share=0.5)
 PLAN = Plan("lora", rank=2)
@@ -118,9 +128,13 @@ def test_other_settings_pictures_or_phrases_in_the_same_folder_are_refused(train
     training.run(tmp_path, stop_after=1)
     with pytest.raises(ValueError, match="holds a run with other settings, pictures or weights"):
         training.run(tmp_path, FinetuneConfig(steps=8))
-    training.examples = training.examples[:4]
-    with pytest.raises(ValueError, match="choose another folder, or delete it to start anew"):
-        training.run(tmp_path)
+    drawn = training.examples
+    relabelled = replace(drawn[0], concepts=drawn[0].concepts[1:])
+    repainted = replace(drawn[0], image=255 - drawn[0].load_image())
+    for examples in (drawn.examples[:4], (relabelled, *drawn.examples[1:]), (repainted, *drawn.examples[1:])):
+        training.examples = replace(drawn, examples=examples)
+        with pytest.raises(ValueError, match="choose another folder, or delete it to start anew"):
+            training.run(tmp_path)
 
 
 def test_a_damaged_state_is_named(training, tmp_path):
@@ -195,7 +209,7 @@ def test_pictures_without_any_object_are_refused(small_weights, drawn, tmp_path)
 def test_every_picture_is_seen_equally_often_and_absent_phrases_get_their_share(small_weights, drawn):
     model = load_sam3(small_weights)
     config = FinetuneConfig(images=2, phrases=2, absent_share=0.5, views=4, exemplar_share=0.3)
-    pool = ViewPool(model, drawn, config, keep_features=True)
+    pool = ViewPool(model, drawn, config, is_frozen=True)
     pictures, present, boxes, total = [], 0, 0, 0
     for step in range(60):
         keys, asked = ask(pool, config, np.random.default_rng([0, step]), step)
@@ -210,7 +224,7 @@ def test_every_picture_is_seen_equally_often_and_absent_phrases_get_their_share(
 
 
 def test_targets_hold_boxes_and_masks_of_all_questions_in_order(small_weights, drawn):
-    pool = ViewPool(load_sam3(small_weights), drawn, CONFIG, keep_features=True)
+    pool = ViewPool(load_sam3(small_weights), drawn, CONFIG, is_frozen=True)
     _, asked = ask(pool, CONFIG, np.random.default_rng(0), 0)
     targets = targets_of(asked, pool.mask_size, torch.device("cpu"))
     assert targets.num_pairs == len(asked)
@@ -225,18 +239,31 @@ def test_features_are_kept_only_while_the_encoder_is_frozen(small_weights, drawn
     model = load_sam3(small_weights)
     calls = []
     model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
-    for keep_features, expected in ((True, 2), (False, 4)):
+    for is_frozen, expected in ((True, 2), (False, 4)):
         calls.clear()
-        pool = ViewPool(model, drawn, CONFIG, keep_features=keep_features)
+        pool = ViewPool(model, drawn, CONFIG, is_frozen=is_frozen)
         for _ in range(2):
             pool.features([(0, 1)])
             pool.features([(1, 2)])
         assert len(calls) == expected
 
 
+def test_kept_features_stay_within_their_memory(small_weights, drawn):
+    model = load_sam3(small_weights)
+    each = sum(level.nbytes for level in model.image_encoder(torch.zeros(1, 3, 32, 32)).pyramid)
+    assert bytes_per_view(model) == each
+    for room, expected in ((100, (True, 3)), (2.5, (True, 2)), (1.5, (False, 3)), (0, (False, 3))):
+        config = replace(CONFIG, cache_gb=room * each * len(drawn) / 1e9)
+        pool = ViewPool(model, drawn, config, is_frozen=True)
+        assert (pool.keep_features, pool.num_views) == expected
+        keys = {key for step in range(60) for key in ask(pool, config, np.random.default_rng(step), step)[0]}
+        assert max(number for _, number in keys) == pool.num_views - 1
+    with pytest.raises(ValueError, match="cache_gb=-1"):
+        FinetuneConfig(cache_gb=-1)
+
+
 def test_the_rate_warms_up_and_falls_to_a_fiftieth():
-    config = FinetuneConfig(steps=100, warmup=10)
-    factors = [rate_factor(step, config) for step in range(101)]
+    factors = [rate_factor(step, 100, 10) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and max(factors) > 0.97 and factors[100] == pytest.approx(0.02)
     assert all(a < b for a, b in zip(factors[:9], factors[1:10], strict=True))
     assert all(a > b for a, b in zip(factors[10:-1], factors[11:], strict=True))

@@ -18,6 +18,7 @@ from torch import nn
 
 from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
 from sam3.detector.criterion import LossWeights
+from sam3.detector.matcher import Targets
 from sam3.image_encoder import Block
 from sam3.layers import rotary_table, rotate
 from sam3.model import Sam3
@@ -27,7 +28,7 @@ from workbench.pretrain import PretrainConfig
 from workbench.pretrain import run as run_module
 from workbench.pretrain.batches import SceneBatch, ScenePool, draw_scenes
 from workbench.pretrain.initialise import new_model, whitening_filters
-from workbench.pretrain.losses import DenseHeads, dense_loss, full_loss
+from workbench.pretrain.losses import DenseHeads, dense_loss, full_loss, nearest_anchors, own_mask_loss
 from workbench.pretrain.measure import calibrate
 from workbench.pretrain.run import Run, make_optimiser, sample_patches
 
@@ -184,7 +185,7 @@ def test_stage_two_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
     settings: dict[str, Any] = {"phrases": 2, "exemplar_share": 0.5, "weights": LossWeights(mask=100.0)}
 
     def loss_of(rng: np.random.Generator, *, with_masks: bool = True) -> torch.Tensor:
-        return full_loss(model, heads, batch, rng, **settings, with_masks=with_masks)[0]
+        return full_loss(model, heads, batch, rng, **settings, with_masks=with_masks, by_anchor=True)[0]
 
     for with_masks in (False, True):
         model.zero_grad()
@@ -193,6 +194,41 @@ def test_stage_two_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
         assert rest.grad is not None and (masks.grad is not None) == with_masks
     values = losses_on_one_batch(model, heads, loss_of)
     assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.75 * np.mean(values[:3])
+
+
+def test_queries_answer_for_the_objects_nearest_to_their_anchors(fresh: Sam3) -> None:
+    anchors = fresh.detector.decoder.anchors.weight.detach().sigmoid()
+    boxes = anchors[[3, 0, 2]] + torch.tensor([0.01, -0.01, 0.1, 0.1])
+    matches = nearest_anchors(fresh, Targets(pair=torch.tensor([0, 0, 2]), boxes_cxcywh=boxes, num_pairs=3))
+    assert (matches.pair.tolist(), matches.query.tolist(), matches.target.tolist()) == ([0, 0, 2], [3, 0, 2], [0, 1, 2])
+    twins = nearest_anchors(fresh, Targets(torch.zeros(2, dtype=torch.long), anchors[[1, 1]], 1))
+    assert len(set(twins.query.tolist())) == 2 and 1 in twins.query.tolist()
+
+
+def test_the_mask_around_each_cell_is_asked_where_it_belongs() -> None:
+    labels = torch.zeros(1, 224, 224, dtype=torch.long)
+    labels[0, 84:112, 98:140] = 1  # cells of 14 pixels: rows 6 and 7, columns 7 to 9; samples every 7 pixels
+    truth = torch.full((1, 16, 16, 16, 16), -20.0)
+    for row in (6, 7):
+        for column in (7, 8, 9):
+            top, left = 12 - (2 * row - 7), 14 - (2 * column - 7)
+            truth[0, row, column, top : top + 4, left : left + 6] = 20.0
+    prediction = truth.flatten(3).permute(0, 3, 1, 2)
+    assert own_mask_loss(prediction, labels) < 1e-6
+    assert own_mask_loss(prediction.roll(1, dims=3), labels) > 1
+
+
+def test_a_batch_in_which_nothing_is_to_be_found_has_a_loss(fresh: Sam3, batch: SceneBatch) -> None:
+    model, heads = copy.deepcopy(fresh).train(), DenseHeads(NARROW)
+    settings: dict[str, Any] = {"phrases": 1, "exemplar_share": 0.0, "weights": LossWeights(), "with_masks": False}
+    loss, values = full_loss(model, heads, batch, np.random.default_rng(0), **settings)
+    loss.backward()
+    assert math.isfinite(loss.item()) and values["giou"] == 0 and values["presence"] > 0
+
+
+def test_a_run_with_other_settings_is_refused(whole: Run) -> None:
+    with pytest.raises(ValueError, match="holds a pre-training with other settings"):
+        Run(whole.out, replace(RECIPE, full_rate=1e-5), NARROW, torch.device("cpu")).train()
 
 
 def test_every_weight_is_trained_and_vectors_do_not_decay(fresh: Sam3) -> None:

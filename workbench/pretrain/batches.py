@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sam3.boxes import xyxy_to_cxcywh
 from sam3.prompts import Prompt
+from workbench.augment import drawn_box
 from workbench.domains import shapes
 from workbench.domains.drawing import pick
 from workbench.domains.shapes import Phrase, Scene
@@ -113,7 +114,7 @@ def ask(scene: Scene, phrase: Phrase, rng: np.random.Generator, exemplar_share: 
     for label, indices in ((1, positives), (0, negatives)):
         for index in indices:
             if rng.random() < 0.75:
-                boxes.append(jittered_box(scene.objects[index].box_xyxy_px, rng, scene.image.shape[0]))
+                boxes.append(drawn_box(np.array(scene.objects[index].box_xyxy_px), rng, scene.image.shape[0]))
                 box_labels.append(label)
             else:
                 rows, columns = np.nonzero(scene.instance_map == index + 1)
@@ -121,14 +122,6 @@ def ask(scene: Scene, phrase: Phrase, rng: np.random.Generator, exemplar_share: 
                 points.append((columns[pixel] + 0.5, rows[pixel] + 0.5))
                 point_labels.append(label)
     return Question(Prompt(text, boxes, box_labels, points, point_labels), tuple(found))
-
-
-def jittered_box(box_xyxy_px: tuple[float, ...], rng: np.random.Generator, side: int) -> list[float]:
-    """The box as a person might draw it: every side off by a few per cent of its length, inside the picture."""
-    x0, y0, x1, y1 = box_xyxy_px
-    noise = rng.normal(0, 0.05, 4) * [x1 - x0, y1 - y0, x1 - x0, y1 - y0]
-    moved = np.clip(np.array(box_xyxy_px) + np.clip(noise, -20, 20), 0, side)
-    return list(box_xyxy_px) if (moved[2:] - moved[:2] < 2).any() else moved.tolist()
 
 
 def masks_of(labels: Tensor, image: Tensor, number: Tensor, stride: int) -> Tensor:

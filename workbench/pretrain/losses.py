@@ -12,12 +12,13 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from sam3.boxes import cxcywh_to_xyxy, matched_iou, xyxy_to_cxcywh
 from sam3.config import Sam3Config
 from sam3.detector.criterion import LossWeights, criterion, dice_loss, sigmoid_focal
-from sam3.detector.matcher import Targets
+from sam3.detector.matcher import Matches, Targets
 from sam3.image_encoder import ImageFeatures
 from sam3.model import Sam3
 from workbench.domains import shapes
@@ -37,6 +38,7 @@ class DenseHeads(nn.Module):
         self.cell = nn.Conv2d(width, channels, 1)
         self.patch_outline = nn.Conv2d(config.image_encoder.width, 2 * 7 * 7, 1)
         self.outline = nn.Conv2d(width, 2, 1)
+        self.own_mask = nn.Conv2d(width, 16 * 16, 1)
         self.phrase = nn.Linear(width, width)
         self.fused = nn.Linear(width, 1)
         self.phrase_bias = nn.Parameter(torch.tensor(-2.0))
@@ -84,6 +86,7 @@ def dense_loss(
     coarse = encoder.pyramid[2](trunk)
     loss, values = cell_losses(heads.cell(coarse), batch)
     loss = loss + 4 * patch_outline_loss(heads.patch_outline(trunk), batch.instance_map)
+    loss = loss + 4 * own_mask_loss(heads.own_mask(coarse), batch.instance_map)
     if use_fine:
         loss = loss + outline_loss(heads.outline(encoder.pyramid[0](trunk)), batch.instance_map)
     phrases = [shapes.sample_phrases(rng, scene, 5, 5) for scene in batch.scenes]
@@ -124,6 +127,26 @@ def patch_outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(prediction, truth)
 
 
+def own_mask_loss(prediction: Tensor, labels: Tensor) -> Tensor:
+    """The mask of the object each cell lies on, in a window eight cells wide around the cell.
+
+    To say which pixels near it belong to its object a cell has to gather the outline from its neighbours, which is what
+    telling shapes, drawing masks and keeping like neighbours apart all need.
+
+    Args:
+        prediction: (B, 256, g, g).
+    """
+    grid = prediction.shape[-1]
+    stride = labels.shape[-1] // (2 * grid)
+    small = labels[:, stride // 2 :: stride, stride // 2 :: stride][:, : 2 * grid, : 2 * grid]
+    # Cell c has its centre at sample 2 c + 0.5; its window of 16 samples begins at 2 c - 7.
+    windows = F.pad(small, (7, 8, 7, 8)).unfold(1, 16, 2).unfold(2, 16, 2)  # (B, g, g, 16, 16)
+    own = cell_labels(labels, grid)
+    is_object = own > 0
+    truth = (windows == own[..., None, None])[is_object].flatten(1).float()
+    return F.binary_cross_entropy_with_logits(prediction.permute(0, 2, 3, 1)[is_object], truth)
+
+
 def outlines(labels: Tensor) -> Tensor:
     """(B, h, w) bool: pixels whose upper or left neighbour has another label."""
     edge = torch.zeros_like(labels, dtype=torch.bool)
@@ -151,8 +174,13 @@ def full_loss(
     exemplar_share: float,
     weights: LossWeights,
     with_masks: bool,
+    by_anchor: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Stage-2 loss: the detector's own losses, plus probes and the coarse phrase map."""
+    """Stage-2 loss: the detector's own losses, plus probes and the coarse phrase map.
+
+    `by_anchor` makes the query whose anchor is nearest answer for an object, not the one whose prediction fits best:
+    an assignment that does not change while the predictions are still poor.
+    """
     device, side = batch.pixel_values.device, batch.instance_map.shape[-1]
     half = phrases // 2
     questions = [
@@ -167,7 +195,7 @@ def full_loss(
     image = torch.tensor([image_of[p] for p in pair.tolist()], dtype=torch.long)
     present = [p for p, q in enumerate(flat) if q.found]
     mask_pairs = torch.tensor(sorted(rng.permutation(present)[: len(batch.scenes)].tolist()), dtype=torch.long)
-    truth = torch.stack([boxes[i][n] for i, n in zip(image.tolist(), number.tolist(), strict=True)])
+    truth = torch.cat([torch.zeros(0, 4), *(boxes[i][n][None] for i, n in zip(image, number, strict=True))])
     targets = Targets(
         pair=pair.to(device),
         boxes_cxcywh=xyxy_to_cxcywh(truth).to(device),
@@ -187,7 +215,7 @@ def full_loss(
         mask_pairs=mask_pairs.to(device),
         probe_boxes_cxcywh=probe_boxes.to(device),
     )
-    losses = criterion(output, targets, weights)
+    losses = criterion(output, targets, weights, assigned=nearest_anchors(model, targets) if by_anchor else None)
     # Probes: a query at every object of the picture, asked whether that object is what the phrase says.
     is_found = torch.zeros(probe_valid.shape)
     is_found[pair, number] = 1.0
@@ -213,7 +241,8 @@ def full_loss(
     wrong = (output.presence_logits.detach() > 0) != targets.is_present
     # What stage 1 taught is kept up at little cost.
     cells, _ = cell_losses(heads.cell(features.pyramid[-1]), batch)
-    dense = 0.3 * (cells + 4 * patch_outline_loss(heads.patch_outline(trunk), batch.instance_map))
+    dense = cells + 4 * patch_outline_loss(heads.patch_outline(trunk), batch.instance_map)
+    dense = dense + 4 * own_mask_loss(heads.own_mask(features.pyramid[-1]), batch.instance_map)
     return losses.total + probe_loss + 2 * phrase_loss + dense, {
         **losses.to_floats(),
         "probe": probe_loss.item(),
@@ -221,3 +250,18 @@ def full_loss(
         "dense": dense.item(),
         "presence_accuracy": 1 - wrong.float().mean().item(),
     }
+
+
+def nearest_anchors(model: Sam3, targets: Targets) -> Matches:
+    """The assignment with the least total squared distance from objects to the centres of their queries' anchors."""
+    anchors = model.detector.decoder.anchors.weight.detach().float().sigmoid()[:, :2].cpu()
+    centres = targets.boxes_cxcywh[:, :2].cpu()
+    pairs, queries, chosen, start = [], [], [], 0
+    for pair, count in enumerate(targets.counts):
+        rows, columns = linear_sum_assignment(torch.cdist(centres[start : start + count], anchors).square().numpy())
+        pairs += [pair] * len(rows)
+        queries += columns.tolist()
+        chosen += (rows + start).tolist()
+        start += count
+    device = targets.pair.device
+    return Matches(*(torch.tensor(values, dtype=torch.long, device=device) for values in (pairs, queries, chosen)))

@@ -62,6 +62,9 @@ def pretrain(
     if torch.distributed.is_torchelastic_launched() and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and dist.is_initialized():
+        chosen = torch.device("cuda", dist.get_node_local_rank())
+        torch.cuda.set_device(chosen)
     validation = shapes.held_out_set(25, HELD_OUT_SEED - 1)
 
     def validate(model: Sam3) -> dict[str, float]:
@@ -161,7 +164,7 @@ def held_out_table(
             box
             for other in example.concepts
             for box in other.boxes_xyxy_px
-            if not any(_overlap(box, own) > 0.3 for own in concept.boxes_xyxy_px)
+            if not any(_share_covered(box, own) > 0.3 for own in concept.boxes_xyxy_px)
         ]
         boxes, labels = list(concept.boxes_xyxy_px[:count]), [1] * min(count, len(concept.boxes_xyxy_px))
         if with_negative and others:
@@ -201,7 +204,7 @@ def _values(records: list[PairRecord], threshold: float) -> dict[str, float]:
     return {name: round(float(metrics[name]), 4) for name in _SHOWN}
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+def _share_covered(a: np.ndarray, b: np.ndarray) -> float:
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     intersection = np.clip(high - low, 0, None).prod()
     return float(intersection / max((a[2:] - a[:2]).prod(), 1e-9))

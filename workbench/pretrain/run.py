@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from sam3.detector.criterion import LossWeights
 from sam3.files import write_atomically
 from sam3.model import Sam3
 from workbench.domains import shapes
+from workbench.finetune import rate_factor
 from workbench.pretrain.batches import ScenePool, draw_scenes
 from workbench.pretrain.initialise import new_model
 from workbench.pretrain.losses import DenseHeads, dense_loss, full_loss
@@ -41,14 +41,17 @@ class PretrainConfig:
         phrases: (picture, phrase) pairs per picture in stage 2, half of them absent.
         scenes: size of the pool of scenes; each is shown again flipped and turned.
         exemplar_share: share of present pairs that get example boxes or points.
-        fine_share: share of the steps of stage 2 that train fine maps and masks, which cost more than all the rest; a
-            fifth of it in stage 1.
+        fine_share: share of the steps of stage 2 that train fine maps and masks, which cost more than all the rest; two
+            fifths of it in stage 1.
+        anchor_share: share of stage 2, from its start, in which queries answer for the objects nearest to
+            their anchors.
+        plain_share: share of plain scenes at the start of stage 2; they are left behind at half its length.
         ema: decay of the averaged weights, which are what is saved.
     """
 
     seed: int = 0
-    dense_steps: int = 2300
-    full_steps: int = 3000
+    dense_steps: int = 7500
+    full_steps: int = 3300
     images: int = 8
     phrases: int = 4
     scenes: int = 12000
@@ -57,11 +60,13 @@ class PretrainConfig:
     weight_decay: float = 0.02
     warmup: int = 100
     exemplar_share: float = 0.3
-    fine_share: float = 0.7
+    fine_share: float = 0.35
+    anchor_share: float = 0.5
+    plain_share: float = 0.4
     ema: float = 0.998
     checkpoint_every: int = 250
     loss: LossWeights = field(
-        default_factory=lambda: LossWeights(classification=40.0, positive=2.0, mask=40.0, dice=12.0, presence=14.0)
+        default_factory=lambda: LossWeights(classification=150.0, positive=3.0, mask=60.0, dice=20.0, presence=2.5)
     )
 
 
@@ -137,14 +142,15 @@ class Run:
 
     def _one_step(self, optimiser: torch.optim.Optimizer) -> dict[str, float]:
         rng = np.random.default_rng([self.config.seed, int(self.stage == "full"), self.step, self.rank])
-        # Stage 1 begins with plain scenes only and has left them behind at half its length.
-        plain = max(0.0, 1 - 2 * self.step / self.config.dense_steps) if self.stage == "dense" else 0.0
+        # Both stages have left plain scenes behind at half their length; stage 1 begins with nothing else.
+        steps = self.config.dense_steps if self.stage == "dense" else self.config.full_steps
+        plain = max(0.0, 1 - 2 * self.step / steps) * (1.0 if self.stage == "dense" else self.config.plain_share)
         batch = draw_scenes(self.pools, plain, rng, self.config.images // self.world, self.device)
         self.model.train()
         # All processes take the expensive branch in the same steps, or one would wait for the other.
         if self.stage == "dense":
             shared = np.random.default_rng([self.config.seed, 2, self.step])
-            use_fine = shared.random() < self.config.fine_share / 5
+            use_fine = shared.random() < self.config.fine_share * 0.4
             loss, values = dense_loss(self.model, self.heads, batch, rng, use_fine=use_fine)
         else:
             shared = np.random.default_rng([self.config.seed, 3, self.step])
@@ -158,6 +164,7 @@ class Run:
                 exemplar_share=self.config.exemplar_share,
                 weights=self.config.loss,
                 with_masks=with_masks,
+                by_anchor=self.step < self.config.anchor_share * steps,
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,10 +185,7 @@ class Run:
         return {"loss": loss.item(), "gradient": norm.item(), **values}
 
     def _set_rate(self, optimiser: torch.optim.Optimizer, rate: float, steps: int) -> None:
-        progress = self.step / max(steps, 1)
-        factor = min(1.0, (self.step + 1) / self.config.warmup) * (
-            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-        )
+        factor = rate_factor(self.step, steps, self.config.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate * factor * group["scale"]
 
@@ -209,6 +213,11 @@ class Run:
         if not path.exists():
             return None
         state = torch.load(path, weights_only=True, map_location=self.device)
+        if state["config"] != json.dumps(asdict(self.config)):
+            raise ValueError(
+                f"{self.out} holds a pre-training with other settings; choose another folder, or delete {path} to "
+                "start anew"
+            )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.heads.load_state_dict(state["heads"])
