@@ -200,7 +200,7 @@ def test_predict_takes_example_boxes_and_points(project, small_weights, tmp_path
 
 
 def test_predict_asks_the_phrases_of_an_adapter(project, small_weights, tmp_path):
-    folder = add_adapter(load_sam3(small_weights), Plan("heads", rank=1), ("red disc", "bar")).save(
+    folder = add_adapter(load_sam3(small_weights), Plan("decoder", rank=1), ("red disc", "bar")).save(
         tmp_path / "adapter"
     )
     image = project.folder / "images" / "test_02.png"
@@ -239,7 +239,7 @@ def test_predict_names_a_picture_that_is_none(small_weights, tmp_path):
 
 # --- evaluate, compare
 def test_evaluate_and_compare_measure_with_and_without_an_adapter(project, small_weights, tmp_path):
-    adapter = add_adapter(load_sam3(small_weights), Plan("heads", rank=1), ("red disc",)).save(tmp_path / "adapter")
+    adapter = add_adapter(load_sam3(small_weights), Plan("decoder", rank=1), ("red disc",)).save(tmp_path / "adapter")
     data = ["--annotations", project.folder / "test.json", "--images", project.folder / "images"]
     asked = ["--model", small_weights, "--phrase", "disc=red disc", "--absent", "green star", "--threshold", 0.2]
     before, after = tmp_path / "before.json", tmp_path / "after.json"
