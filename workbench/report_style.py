@@ -128,6 +128,7 @@ summary { cursor: pointer; color: #00558a; }
   .plain tr { display: grid; grid-template-columns: 7fr 10fr 10fr; }
   .plain th:first-child { grid-column: 1 / -1; }
   .plain td:nth-child(5) { grid-column: 2; }
+  .plain.wide tr { display: flex; }
   .plain.settings tr { display: block; }
   .settings td { white-space: normal; }
   td::before { content: attr(data-title); display: block; color: var(--quiet); font-size: .8rem; }

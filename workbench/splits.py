@@ -61,7 +61,8 @@ def k_folds(phrases: Sequence[Iterable[str]], k: int, seed: int) -> tuple[tuple[
     """
     if not 2 <= k <= len(phrases):
         raise ValueError(f"k is {k} for {len(phrases)} pictures; expected 2..{len(phrases)}")
-    present = [frozenset(some) or frozenset([None]) for some in phrases]
+    none: frozenset[str | None] = frozenset([None])  # pictures without objects are dealt like those of a phrase
+    present = [frozenset[str | None](some) or none for some in phrases]
     order = list(range(len(present)))
     random.Random(seed).shuffle(order)
     folds: list[list[int]] = [[] for _ in range(k)]
