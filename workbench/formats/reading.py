@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from sam3.pictures import read_picture
 from workbench.examples import Concept, ExampleSet, phrase_key
 
+ONE_PIXEL = 0.999  # area in pixels, less what fractions in a label file round off
 LARGE_SET_GIB = 4.0  # masks are held in memory as one byte per pixel and object
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -113,6 +114,12 @@ class PhraseTable:
         if not spelling:
             raise ValueError(f"{where}: no category is left; expected at least one with a phrase.")
         self._changed = set(changes)
+        keys: defaultdict[str, set[Hashable]] = defaultdict(set)
+        for key, phrase in self._phrases.items():
+            if phrase is not None:
+                keys[phrase].add(key)
+        self._keys = {phrase: frozenset(own) for phrase, own in keys.items()}
+        self._places = {phrase: place for place, phrase in enumerate(self._keys)}
 
     def phrase_of(self, key: Hashable) -> str | None:
         """The phrase of a source key; None when it is left out."""
@@ -120,17 +127,21 @@ class PhraseTable:
 
     def keys_of(self, phrase: str) -> frozenset[Hashable]:
         """The source keys that became this phrase."""
-        return frozenset(key for key, own in self._phrases.items() if own == phrase)
+        return self._keys[phrase]
 
     @property
-    def keys(self) -> tuple[Hashable, ...]:
+    def keys(self) -> KeysView[Hashable]:
         """All source keys."""
-        return tuple(self._phrases)
+        return self._phrases.keys()
 
     @property
     def phrases(self) -> tuple[str, ...]:
         """The phrases, in order of the source, each once."""
-        return tuple(dict.fromkeys(phrase for phrase in self._phrases.values() if phrase is not None))
+        return tuple(self._keys)
+
+    def in_order(self, phrases: Iterable[str]) -> list[str]:
+        """These phrases, each once, in the order of the source."""
+        return sorted(set(phrases), key=self._places.__getitem__)
 
     def twins(self) -> tuple[Finding, ...]:
         """A finding for every phrase that the source spells in several ways."""
@@ -206,7 +217,7 @@ class PictureLabels:
             problem = f"a box of {phrase!r} left the {size} and was clipped."
             self._findings.append(Finding("box clipped", where, problem, "Check that it belongs to this picture."))
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(self.width)), min(y1, float(self.height))
-        if (x1 - x0) * (y1 - y0) < 1:
+        if (x1 - x0) * (y1 - y0) < ONE_PIXEL:
             self._set_aside(phrase, "tiny box", where, f"a box of {phrase!r} is below one pixel and was left out;")
         else:
             self._evidence[phrase].boxes.append((x0, y0, x1, y1))
@@ -237,7 +248,9 @@ class PictureLabels:
 
     def concepts(self) -> tuple[Concept, ...]:
         """One Concept per phrase of which the source says something, in the order of the table."""
-        found = (self._concept(phrase) for phrase in self.table.phrases)
+        stated = filter(None, map(self.table.phrase_of, self._absent))
+        mentioned = self.table.in_order([*self._evidence, *self._unknown, *stated])
+        found = (self._concept(phrase) for phrase in mentioned)
         return tuple(concept for concept in found if concept is not None)
 
     def _concept(self, phrase: str) -> Concept | None:

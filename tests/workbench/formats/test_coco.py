@@ -355,3 +355,8 @@ def test_pictures_outside_the_folder_are_refused(coco):
     coco.content["images"][0]["file_name"] = "../labels.json"
     with pytest.raises(ValueError, match=r"images\[0\]: '../labels.json' leads outside the folder"):
         coco.read()
+
+
+def test_a_set_with_everything_survives(hard_set, assert_same, tmp_path):
+    file = examples_to_coco(hard_set, tmp_path / "labels.json", images=tmp_path / "images")
+    assert_same(hard_set, read_coco(file).examples)
