@@ -24,7 +24,7 @@ from workbench.evaluate import Evaluation
 from workbench.examples import ExampleSet
 from workbench.formats import mask_of
 
-COMMANDS = ("adapt", "predict", "evaluate", "compare", "pretrain")
+COMMANDS = ("adapt", "predict", "evaluate", "compare", "pretrain", "import", "export")
 
 
 def invoke(*arguments: object):

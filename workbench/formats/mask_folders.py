@@ -34,7 +34,7 @@ def read_label_maps(
     *,
     names: str | Path | Mapping[int, str] | None = None,
     images: str | Path | None = None,
-    masks: str | Path | None = None,
+    labels: str | Path | None = None,
     phrases: Mapping[str, str | None] | None = None,
     exhaustive: bool = True,
     split_parts: bool = False,
@@ -46,7 +46,7 @@ def read_label_maps(
         source: folder with `images/` and `masks/` (or `labels/`, `annotations/`) and a names file.
         names: value -> name, or a file that `read_names` takes; `names.json`, `names.yaml`, `names.txt`, `labels.txt`
             or `dataset.json` of the source when left out. Values without a name are nothing to search for.
-        images, masks: other folders than those of the source.
+        images, labels: other folders of pictures and masks than those of the source.
         phrases: name -> phrase to search for (None drops it).
         exhaustive: whether every name was looked for in every picture.
         split_parts: make every connected region an object of its own; otherwise each value is one object per picture.
@@ -60,23 +60,23 @@ def read_label_maps(
     """
     source = Path(source)
     values = dict(names) if isinstance(names, Mapping) else read_names(names or _names_file(source))
-    maps = Path(masks) if masks is not None else _mask_folder(source)
+    maps = Path(labels) if labels is not None else _mask_folder(source)
     table = PhraseTable(dict(values), phrases, str(source))
     findings = list(table.twins())
     unnamed: dict[int, str] = {}
     examples = []
     for picture in first_entries(pictures_in(Path(images) if images is not None else source / "images"), limit):
-        labels = PictureLabels(str(picture), *shown_size(picture), table, findings)
+        found = PictureLabels(str(picture), *shown_size(picture), table, findings)
         file = _mask_file(maps, picture)
         if file is None:
-            labels.mark_unknown(*table.keys)
+            found.mark_unknown(*table.keys)
             advice = "Draw the map, or leave the picture out."
             findings.append(Finding("not labelled", str(picture), f"no label map in {maps}; all is unknown.", advice))
         else:
-            area = _label_map(file, labels)
-            add_label_map(labels, area, str(file), exhaustive=exhaustive, split_parts=split_parts)
+            area = _label_map(file, found)
+            add_label_map(found, area, str(file), exhaustive=exhaustive, split_parts=split_parts)
             unnamed |= {value: str(file) for value in np.unique(area).tolist() if value and value not in values}
-        examples.append(Example(picture.name, picture, labels.width, labels.height, labels.concepts()))
+        examples.append(Example(picture.name, picture, found.width, found.height, found.concepts()))
     findings += unnamed_values(unnamed)
     return Reading("label-maps", (ExampleSet("labels", tuple(examples), exhaustive=exhaustive),), tuple(findings))
 
@@ -113,7 +113,7 @@ def read_mask_folders(
     source: str | Path,
     *,
     images: str | Path | None = None,
-    masks: str | Path | None = None,
+    labels: str | Path | None = None,
     phrases: Mapping[str, str | None] | None = None,
     exhaustive: bool = True,
     limit: int | None = None,
@@ -125,7 +125,7 @@ def read_mask_folders(
 
     Args:
         source: folder with `images/` and `masks/`.
-        images, masks: other folders than those of the source.
+        images, labels: other folders of pictures and masks than those of the source.
         phrases: name of a folder or file -> phrase to search for (None drops it); `_` in names reads as a blank.
         exhaustive: whether every phrase was looked for in every picture; then no mask means absent.
         limit: take the first pictures only.
@@ -137,7 +137,7 @@ def read_mask_folders(
         ValueError: anything that does not fit together; names the file.
     """
     source = Path(source)
-    folder = Path(masks) if masks is not None else _mask_folder(source)
+    folder = Path(labels) if labels is not None else _mask_folder(source)
     pictures = pictures_in(Path(images) if images is not None else source / "images")
     objects = _objects(folder, {picture.stem for picture in pictures})
     names: dict[Hashable, str] = {name: name for found in objects.values() for name, _ in found}
@@ -145,12 +145,12 @@ def read_mask_folders(
     findings = list(table.twins())
     examples = []
     for picture in first_entries(pictures, limit):
-        labels = PictureLabels(str(picture), *shown_size(picture), table, findings)
+        found = PictureLabels(str(picture), *shown_size(picture), table, findings)
         if exhaustive:
-            labels.mark_absent(*table.keys)
+            found.mark_absent(*table.keys)
         for name, file in objects.get(picture.stem, ()):
-            labels.add_mask(name, _label_map(file, labels) > 0, str(file))
-        examples.append(Example(picture.name, picture, labels.width, labels.height, labels.concepts()))
+            found.add_mask(name, _label_map(file, found) > 0, str(file))
+        examples.append(Example(picture.name, picture, found.width, found.height, found.concepts()))
     return Reading("masks", (ExampleSet("labels", tuple(examples), exhaustive=exhaustive),), tuple(findings))
 
 
@@ -209,7 +209,7 @@ def _mask_folder(source: Path) -> Path:
         if (source / name).is_dir():
             return path_inside(source, name, str(source))
     raise ValueError(
-        f"{source} has no folder {' or '.join(_MASK_FOLDERS)}; expected the masks there. Name it (--masks)."
+        f"{source} has no folder {' or '.join(_MASK_FOLDERS)}; expected the masks there. Name it (--labels)."
     )
 
 
