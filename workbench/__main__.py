@@ -1,4 +1,4 @@
-"""The command line: `workbench adapt`, `predict`, `evaluate`, `compare` and `pretrain`.
+"""The command line: `workbench import`, `adapt`, `predict`, `evaluate`, `compare`, `export` and `pretrain`.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from workbench.data_commands import Debug, export_labels, import_labels
 
 if TYPE_CHECKING:
     from sam3.model import Sam3
@@ -46,7 +48,6 @@ Model = Annotated[str, typer.Option(help="'tiny', a weight file, a transformers 
 AdapterFolder = Annotated[Path | None, typer.Option(help="The folder `adapter` that `workbench adapt` wrote.")]
 Device = Annotated[str | None, typer.Option(help="For instance cpu or cuda; the first CUDA device if there is one.")]
 Threshold = Annotated[float, typer.Option(help="Objects with a higher score count as found, 0 to 1.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 
 def readable_errors(command: Command) -> Command:
@@ -339,6 +340,10 @@ def pretrain(
         seed=seed, dense_steps=dense_steps or usual.dense_steps, full_steps=full_steps or usual.full_steps
     )
     typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
+
+
+app.command("import")(readable_errors(import_labels))
+app.command("export")(readable_errors(export_labels))
 
 
 def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:

@@ -25,7 +25,7 @@ from workbench.examples import ExampleSet
 from workbench.formats import mask_of
 from workbench.guard import Retention
 
-COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain")
+COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export")
 
 
 def invoke(*arguments: object):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.formats import examples_to_coco, mask_of, rle_of
+from workbench.formats.coco import read_coco
 
 WIDTH, HEIGHT = 40, 30
 SQUARE = [[10, 5, 20, 5, 20, 15, 10, 15]]
@@ -298,3 +299,64 @@ def test_writing_and_reading_back_changes_nothing(tmp_path):
             assert read.masks.shape == concept.masks.shape and (read.masks == concept.masks).all()
             assert (read.boxes_xyxy_px == concept.boxes_xyxy_px).all()
     assert [path.name for path in file.parent.iterdir() if path.is_file()] == ["labels.json"]
+
+
+# --- whole folders
+def test_roboflow_exports_are_read_split_by_split(coco, tmp_path):
+    coco.content["categories"] = [
+        {"id": 0, "name": "shapes", "supercategory": "none"},
+        {"id": 1, "name": "star", "supercategory": "shapes"},
+    ]
+    for entry in coco.content["annotations"]:
+        entry.pop("iscrowd", None)
+    for split in ("train", "valid"):
+        folder = tmp_path / "export" / split
+        folder.mkdir(parents=True)
+        (folder / "_annotations.coco.json").write_text(json.dumps(coco.content))
+        for picture in coco.images.iterdir():
+            (folder / picture.name).write_bytes(picture.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reading = read_coco(tmp_path / "export", limit=1, phrases={"star": "yellow star"})
+    assert [(data.name, len(data), data.phrases) for data in reading.sets] == [
+        ("train", 1, ("yellow star",)),
+        ("valid", 1, ("yellow star",)),
+    ]
+    assert [finding.kind for finding in reading.findings] == ["placeholder category"] * 2
+    with pytest.raises(ValueError, match=r"2 sets \(train, valid\); expected one"):
+        _ = reading.examples
+
+
+def test_the_usual_coco_layout_and_other_json_files_are_told_apart(coco, tmp_path):
+    root = tmp_path / "usual"
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(coco.content))
+    (root / "annotations" / "person_keypoints_val2017.json").write_text(json.dumps(coco.content))
+    (root / "annotations" / "captions_val2017.json").write_text(json.dumps({"images": [], "annotations": []}))
+    coco.images.rename(root / "val2017")
+    assert read_coco(root).examples.name == "val2017"
+    (root / "val2017" / "a.png").unlink()
+    with pytest.raises(ValueError, match="picture 'a.png' was looked for in .* Name the folder of the pictures"):
+        read_coco(root)
+    with pytest.raises(ValueError, match="holds no COCO file"):
+        read_coco(root / "val2017")
+
+
+def test_objects_outside_are_left_out_of_a_reading_and_refused_in_strict_reading(coco):
+    coco.content["annotations"][0] = annotation(1, bbox=[50, 2, 3, 4])
+    with pytest.raises(ValueError, match="is not inside the 40x30 picture"):
+        coco.read()
+    reading = read_coco(coco.file, images=coco.images)
+    assert reading.examples[0].concept("star").status == "unknown"
+    assert [finding.kind for finding in reading.findings] == ["box outside"]
+
+
+def test_pictures_outside_the_folder_are_refused(coco):
+    coco.content["images"][0]["file_name"] = "../labels.json"
+    with pytest.raises(ValueError, match=r"images\[0\]: '../labels.json' leads outside the folder"):
+        coco.read()
+
+
+def test_a_set_with_everything_survives(hard_set, assert_same, tmp_path):
+    file = examples_to_coco(hard_set, tmp_path / "labels.json", images=tmp_path / "images")
+    assert_same(hard_set, read_coco(file).examples)
