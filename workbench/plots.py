@@ -49,7 +49,7 @@ def plot_reliability(
         )
     shares.set_ylabel("share that hits an object", fontsize=9)
     shares.set_ylim(-0.03, 1.03)
-    shares.legend(fontsize=9, frameon=False, loc="upper left")
+    shares.legend(fontsize=9, frameon=False, loc="lower right")
     counts.set_ylabel("candidates", fontsize=9)
     counts.set_xlabel("score", fontsize=9)
     counts.set_xlim(-0.02, 1.02)
