@@ -71,7 +71,7 @@ def readable_errors(command: Command) -> Command:
                     if "out of memory" not in message:
                         raise
                     message = (
-                        f"{message.splitlines()[0]} Try --set train.images=1, --set plan.name=heads, --device cpu."
+                        f"{message.splitlines()[0]} Try --set train.images=1, --set plan.name=decoder, --device cpu."
                     )
                 if kwargs["debug"]:
                     raise
@@ -102,7 +102,8 @@ def adapt(
     """Adapt a model to a few labelled pictures.
 
     It is measured before and after on other pictures. When the job is stopped with Ctrl-C, the same command goes on
-    from there.
+    from there. When the model has forgotten more of what it knew than the recipe allows, everything is written all the
+    same and the command ends with code 3.
 
     \b
     Example:
@@ -113,9 +114,77 @@ def adapt(
 
     start = time.perf_counter()
     overrides = [*(set_ or ()), *([] if seed is None else [f"seed={seed}"])]
-    comparison = run_recipe(load_recipe(recipe, overrides), out, resume=not restart, device=device)
-    _show(comparison)
+    result = run_recipe(load_recipe(recipe, overrides), out, resume=not restart, device=device)
+    _show(result.comparison)
     typer.echo(f"{time.perf_counter() - start:.0f} s in all. Report: {out / 'report.html'}, adapter: {out / 'adapter'}")
+    if result.retention is not None and result.retention.complaints:
+        typer.echo("\nThe adapted model has forgotten something:", err=True)
+        for complaint in result.retention.complaints:
+            typer.echo(f"  {complaint}", err=True)
+        typer.echo(
+            "More replay (guard.replay), fewer steps or the plan 'tokens' forget less; limits are under guard.",
+            err=True,
+        )
+        raise typer.Exit(3)
+
+
+@app.command()
+@readable_errors
+def plans(
+    recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; can be repeated.")
+    ] = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Compare the plans: numbers trained, time and memory, from a few trial steps each.
+
+    \b
+    Example:
+      workbench plans recipes/coins.yaml
+    """
+    from dataclasses import replace
+
+    from workbench.adapt import read_pictures
+    from workbench.adapters import PLANS
+    from workbench.costs import estimate
+    from workbench.recipe import load_recipe
+
+    settings = load_recipe(recipe, set_ or ())
+    learn = read_pictures(settings, progress=False).learn
+    model, _ = _load(settings.model, None, device)
+    train = settings.train
+    typer.echo(f"{settings.model}, {len(learn)} pictures, {train.steps} steps of {train.images} pictures\n")
+    typer.echo(f"{'plan':<10}{'trained':>12}{'s/step':>9}{'minutes':>9}{'GB':>7}   what it trains")
+    for name, kind in PLANS.items():
+        cost = estimate(model, replace(settings.plan, name=name), learn, train)  # type: ignore[arg-type]
+        typer.echo(
+            f"{name:<10}{cost.trainable:>12,}{cost.seconds_per_step:>9.2f}{cost.seconds / 60:>9.1f}"
+            f"{cost.peak_bytes / 1e9:>7.1f}   {kind.summary}{'' if cost.fits else ' (does not fit here)'}"
+        )
+
+
+@app.command()
+@readable_errors
+def doctor(
+    model: Annotated[str, typer.Option(help="Weights to look for: tiny, a file, a folder or a hub name.")] = "tiny",
+    out: Annotated[Path, typer.Option(help="Folder where results are going to be written.")] = Path("."),
+    debug: Debug = False,
+) -> None:
+    """Check Python, packages, device, memory, disk and weights, and say what to do about each.
+
+    \b
+    Example:
+      workbench doctor --model facebook/sam3
+    """
+    from workbench.doctor import examine
+
+    findings = examine(out, model)
+    for finding in findings:
+        typer.echo(str(finding))
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()

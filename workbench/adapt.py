@@ -23,11 +23,14 @@ from tqdm.auto import tqdm
 from sam3.checkpoint import load_sam3
 from sam3.files import write_text
 from sam3.model import Sam3
-from workbench.adapters import add_adapter, fingerprint, read_manifest
+from workbench.adapter_files import read_manifest
+from workbench.adapters import Adapter, add_adapter, fingerprint
 from workbench.compare import Comparison, compare
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Example, ExampleSet
-from workbench.finetune import finetune
+from workbench.finetune import FinetuneResult, finetune
+from workbench.guard import Retention, measure_retention, replay_set, retention_set
+from workbench.negatives import MinedNegatives, mine, with_negatives
 from workbench.recipe import LabelledPictures, Recipe, load_recipe, save_recipe, settings
 from workbench.report import write_report
 
@@ -37,6 +40,8 @@ OUTPUTS = (
     "before.json",
     "after.json",
     "comparison.json",
+    "negatives.json",
+    "retention.json",
     "report.html",
     "log.jsonl",
     "state.pt",
@@ -53,20 +58,21 @@ def run_recipe(
     progress: bool = True,
     resume: bool = True,
     device: torch.device | str | None = None,
-) -> Comparison:
+) -> RunResult:
     """Adapts a model as the recipe says and measures it before and after on the same pictures.
 
     Args:
         recipe: or the path of its file.
         out: folder for the results: `adapter/` (for `load_adapter`), `adapter_best/`, `before.json`, `after.json`,
-            `comparison.json`, `report.html`, `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and
-            `state.pt`, from which an interrupted job goes on.
+            `comparison.json`, `retention.json` (what was forgotten), `negatives.json` (mined phrases), `report.html`,
+            `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and `state.pt`, from which an interrupted
+            job goes on.
         progress: show bars.
         resume: go on with what the folder holds; False deletes the results in it first.
         device: the CUDA device when left out and there is one, else the CPU.
 
     Returns:
-        Before against after, as in `comparison.json`.
+        Before against after, as in `comparison.json`, and what was forgotten, None when the guard is off.
 
     Raises:
         ValueError: the recipe, the labels, the weights and the folder do not fit together; nothing was computed then.
@@ -77,7 +83,7 @@ def run_recipe(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     out = Path(out)
     _check_writable(out)
-    pictures = _read_pictures(recipe, progress)
+    pictures = read_pictures(recipe, progress)
     model = load_sam3(recipe.model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _check_phrases(model, (*pictures.learn.phrases, *pictures.test.phrases))
     _claim(out, recipe, _identity(recipe, model, pictures), resume)
@@ -103,6 +109,14 @@ def what_is_kept(out: str | Path) -> str:
 
 
 @dataclass(frozen=True)
+class RunResult:
+    """What came out of a recipe: measurements before and after, and what the model forgot."""
+
+    comparison: Comparison
+    retention: Retention | None
+
+
+@dataclass(frozen=True)
 class _Pictures:
     """What is learnt from and what is measured on, and the digest of each picture's file by its image_id."""
 
@@ -111,7 +125,7 @@ class _Pictures:
     digests: dict[str, str]
 
 
-def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Path, progress: bool) -> Comparison:
+def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Path, progress: bool) -> RunResult:
     learn, test = pictures.learn, pictures.test
     name = recipe.model if not Path(recipe.model).exists() else Path(recipe.model).name
 
@@ -122,11 +136,11 @@ def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Pa
         measure(name).save(out / "before.json")
     before = Evaluation.load(out / "before.json")
     if not (out / "after.json").is_file():
-        torch.manual_seed(recipe.seed)
-        present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
-        adapter = add_adapter(model, recipe.plan, tuple(dict.fromkeys(present)))
-        result = finetune(model, adapter, learn, out, recipe.train, progress=progress)
+        adapter, result = _train(recipe, model, learn, out, progress)
         after = measure(f"{name} + {recipe.name}")
+        if recipe.guard.scenes:
+            kept = measure_retention(adapter, retention_set(recipe.guard.scenes), recipe.guard, progress=progress)
+            write_text(out / "retention.json", json.dumps(kept.to_dict(), indent=1))
         adapter.facts.update(
             recipe=recipe.name,
             model=name,
@@ -151,23 +165,58 @@ def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Pa
         facts=_facts(recipe, out),
         learned_ids=[example.image_id for example in learn],
     )
-    return comparison
+    return RunResult(comparison, _read_retention(out))
+
+
+def _train(recipe: Recipe, model: Sam3, learn: ExampleSet, out: Path, progress: bool) -> tuple[Adapter, FinetuneResult]:
+    """Chooses negatives and what is replayed with the model as it is, then adapts it."""
+    learn = _with_negatives(recipe, model, learn, out, progress)
+    replay, held_out = None, None
+    # Learnt words change nothing but their own phrases: there is nothing to replay.
+    if recipe.guard.replay and recipe.plan.name != "tokens":
+        replay = replay_set(model, recipe.guard.replay, progress=progress)
+    if recipe.hold_out:
+        learn, held_out = learn.few_shot(len(learn) - recipe.hold_out, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
+    adapter = add_adapter(model, recipe.plan, tuple(dict.fromkeys(present)))
+    result = finetune(model, adapter, learn, out, recipe.train, held_out=held_out, replay=replay, progress=progress)
+    return adapter, result
+
+
+def _with_negatives(recipe: Recipe, model: Sam3, learn: ExampleSet, out: Path, progress: bool) -> ExampleSet:
+    path, mined = out / "negatives.json", None
+    if recipe.negatives.mine:
+        if not path.exists():
+            mined = mine(model, learn, recipe.negatives.phrases, progress=progress)
+            write_text(path, json.dumps(mined.to_dict(), indent=1, ensure_ascii=False))
+        mined = MinedNegatives.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return with_negatives(learn, mined, recipe.negatives.per_image)
+
+
+def _read_retention(out: Path) -> Retention | None:
+    path = out / "retention.json"
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["complaints"]
+    return Retention(**content)
 
 
 def _facts(recipe: Recipe, out: Path) -> dict[str, str]:
     """What the report lists as settings."""
     manifest, plan = read_manifest(out / "adapter"), recipe.plan
-    known = manifest["facts"]
+    known = manifest.facts
     seconds = f"{known['seconds']:.0f} s on {known['device']}"
     return {
         "recipe": recipe.name,
         "checkpoint": recipe.model,
         "adapter": str(out / "adapter"),
         "learnt from": f"{len(known['pictures'])} pictures, seed {recipe.seed}: {', '.join(known['pictures'])}",
-        "phrases": ", ".join(manifest["phrases"]),
+        "phrases": ", ".join(manifest.phrases),
         "absent phrases": ", ".join(recipe.absent_phrases) or "those of other pictures only",
-        "plan": f"{plan.name}, rank {plan.rank}, {known['trainable']:,} numbers trained",
-        "training": f"{known['steps']} steps at rate {recipe.train.rate:g}, {seconds}",
+        "plan": f"{plan.name}: {plan.kind.summary}; {known['trainable']:,} numbers trained",
+        "training": f"{known['steps']} steps at rate {recipe.train.rate or plan.kind.rate:g}, {seconds}",
     }
 
 
@@ -181,7 +230,7 @@ def _check_writable(out: Path) -> None:
         raise ValueError(f"the folder {out} cannot be written ({error.strerror}); choose another one") from error
 
 
-def _read_pictures(recipe: Recipe, progress: bool) -> _Pictures:
+def read_pictures(recipe: Recipe, progress: bool) -> _Pictures:
     """The chosen pictures to learn from and those to measure on, all of them readable, none in both."""
     learn, test = (
         _read_set(recipe, key, labelled) for key, labelled in (("learn", recipe.learn), ("test", recipe.test))

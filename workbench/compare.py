@@ -70,6 +70,34 @@ class PairChange:
 
 
 @dataclass(frozen=True)
+class PhraseChange:
+    """One phrase before and after, summed over its pairs; counts at IoU 0.5 as in `PairChange`.
+
+    Args:
+        num_positive, num_absent: pairs that show the phrase, and pairs that do not.
+        num_truth: labelled objects.
+        found_before, found_after: objects that a candidate hits.
+        false_before, false_after: candidates that hit no object, those for absent pairs included.
+        claimed_before, claimed_after: absent pairs with any candidate.
+        delta: mean change of F1 over the pairs.
+        num_worse: pairs whose F1 fell.
+    """
+
+    phrase: str
+    num_positive: int
+    num_absent: int
+    num_truth: int
+    found_before: int
+    found_after: int
+    false_before: int
+    false_after: int
+    claimed_before: int
+    claimed_after: int
+    delta: float
+    num_worse: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two evaluations of the same pairs side by side; made by `compare`.
 
@@ -94,6 +122,15 @@ class Comparison:
         """The pairs whose F1 fell, worst first."""
         return tuple(pair for pair in self.pairs if pair.delta < 0)
 
+    @property
+    def phrases(self) -> tuple[PhraseChange, ...]:
+        """Every phrase, the largest loss first."""
+        groups: dict[str, list[PairChange]] = {}
+        for pair in self.pairs:
+            groups.setdefault(pair.phrase, []).append(pair)
+        changes = [_phrase_change(phrase, pairs) for phrase, pairs in groups.items()]
+        return tuple(sorted(changes, key=lambda change: (change.delta, -change.num_worse, change.phrase)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes None."""
         return {
@@ -112,6 +149,7 @@ class Comparison:
             "num_pairs": len(self.pairs),
             "num_resamples": self.num_resamples,
             "note": self.note,
+            "phrases": [asdict(phrase) for phrase in self.phrases],
             "pairs": [asdict(pair) for pair in self.pairs],
         }
 
@@ -269,6 +307,25 @@ def _change(old: PairRecord, new: PairRecord, threshold_before: float, threshold
         missed_after=missed[1],
         presence_before=old.presence_score,
         presence_after=new.presence_score,
+    )
+
+
+def _phrase_change(phrase: str, pairs: Sequence[PairChange]) -> PhraseChange:
+    absent = [pair for pair in pairs if not pair.num_truth]
+    num_truth = sum(pair.num_truth for pair in pairs)
+    return PhraseChange(
+        phrase=phrase,
+        num_positive=len(pairs) - len(absent),
+        num_absent=len(absent),
+        num_truth=num_truth,
+        found_before=num_truth - sum(pair.missed_before for pair in pairs),
+        found_after=num_truth - sum(pair.missed_after for pair in pairs),
+        false_before=sum(pair.false_before for pair in pairs),
+        false_after=sum(pair.false_after for pair in pairs),
+        claimed_before=sum(pair.false_before > 0 for pair in absent),
+        claimed_after=sum(pair.false_after > 0 for pair in absent),
+        delta=sum(pair.delta for pair in pairs) / len(pairs),
+        num_worse=sum(pair.delta < 0 for pair in pairs),
     )
 
 

@@ -18,7 +18,18 @@ import numpy as np
 
 from sam3.files import write_text
 from workbench.formats import mask_of, rle_of
-from workbench.metrics import PairCounts, Tally, box_iou, mean_hit_iou, pair_counts, rates, rle_iou
+from workbench.metrics import (
+    PairCounts,
+    Tally,
+    box_iou,
+    counting,
+    mean_hit_iou,
+    mean_object_iou,
+    pair_counts,
+    rates,
+    rle_iou,
+    semantic_overlap,
+)
 from workbench.ranking import RankedPhrase, precision_over_thresholds, rank_candidates
 
 if TYPE_CHECKING:
@@ -27,10 +38,12 @@ if TYPE_CHECKING:
     from workbench.examples import Concept, Example, ExampleSet
 
 CANDIDATE_FLOOR = 0.05  # candidates below this score are not recorded
-MASK_METRICS = ("cgF1", "pmF1", "F1", "AP", "AP50", "AP_positive", "mIoU_hits")
+MASK_METRICS = ("cgF1", "pmF1", "F1", "AP", "AP50", "AP_positive", "mIoU", "mIoU_hits", "semantic_IoU")
 IMAGE_METRICS = ("IL_MCC", "IL_FPR", "IL_recall")
+COUNT_METRICS = ("count_accuracy", "count_error")
 BOX_METRICS = ("box_cgF1", "box_pmF1", "box_AP")
-METRIC_NAMES = (*MASK_METRICS, *IMAGE_METRICS, *BOX_METRICS)  # fractions; all but IL_FPR are better when higher
+METRIC_NAMES = (*MASK_METRICS, *IMAGE_METRICS, *COUNT_METRICS, *BOX_METRICS)  # fractions
+LOWER_IS_BETTER = ("IL_FPR", "count_error")
 _FORMAT = "workbench-evaluation-1"
 
 
@@ -58,6 +71,7 @@ class PairRecord:
         num_truth: labelled objects G.
         mask_rles: D compressed COCO run lengths `{"size": [height, width], "counts": str}`.
         has_masks: False when the labelled objects are boxes only; such a pair is left out of the mask metrics.
+        truth_rle: all labelled objects as one mask; None without objects, with boxes only, and in older files.
 
     Raises:
         ValueError: the fields contradict each other.
@@ -73,6 +87,7 @@ class PairRecord:
     num_truth: int
     mask_rles: tuple[dict[str, Any], ...]
     has_masks: bool = True
+    truth_rle: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         num = len(self.scores)
@@ -111,6 +126,11 @@ class PairRecord:
     def counts(self, score_threshold: float, *, boxes: bool = False) -> PairCounts:
         """Found, false and missed at the ten IoU thresholds, for the candidates with at least this score."""
         return pair_counts(self.overlaps(boxes=boxes)[: self.num_kept(score_threshold)])
+
+    def semantic_overlap(self, score_threshold: float) -> tuple[int, int]:
+        """Pixels that the candidates with at least this score share with the labelled objects, and cover with them."""
+        truth = [] if self.truth_rle is None else [self.truth_rle]
+        return semantic_overlap(self.mask_rles[: self.num_kept(score_threshold)], truth)
 
     def masks(self, score_threshold: float) -> np.ndarray:
         """(N, H, W) bool outlines of the candidates with at least this score; (0, 0, 0) when there is none."""
@@ -228,11 +248,40 @@ class _View:
 
 
 @dataclass(frozen=True, eq=False)
+class _Semantic:
+    """Pixels per pair and phrase, (P, K): shared by candidates and objects, covered by either; (P, K) objects."""
+
+    shared: np.ndarray
+    covered: np.ndarray
+    objects: np.ndarray
+
+    @classmethod
+    def of(cls, records: Sequence[PairRecord], score_threshold: float) -> _Semantic | None:
+        """None where the objects of a record are not known as one mask."""
+        if any(record.num_truth and record.truth_rle is None for record in records):
+            return None
+        phrases = {phrase: place for place, phrase in enumerate(dict.fromkeys(record.phrase for record in records))}
+        table = np.zeros((3, len(records), len(phrases)))
+        for row, record in enumerate(records):
+            table[:, row, phrases[record.phrase]] = (*record.semantic_overlap(score_threshold), record.num_truth)
+        return cls(*table)
+
+    def values(self, weights: np.ndarray) -> np.ndarray:
+        """(R,) IoU of the semantic maps, summed over the pairs of a phrase, mean over the phrases with objects."""
+        shared, covered, objects = (weights @ table for table in (self.shared, self.covered, self.objects))
+        is_there = objects > 0
+        iou = np.divide(shared, covered, out=np.zeros_like(shared), where=is_there & (covered > 0))
+        count = is_there.sum(axis=1)
+        return np.divide(iou.sum(axis=1), count, out=np.full(len(weights), np.nan), where=count > 0)
+
+
+@dataclass(frozen=True, eq=False)
 class RecordStatistics:
     """Everything the metrics need of a list of records, in a form that can be resampled; made by `of`."""
 
     masks: _View | None
     boxes: _View
+    semantic: _Semantic | None
 
     @classmethod
     def of(cls, records: Sequence[PairRecord], score_threshold: float) -> RecordStatistics:
@@ -246,8 +295,11 @@ class RecordStatistics:
         _check_threshold(score_threshold)
         outlined = [index for index, record in enumerate(records) if record.has_masks]
         lacks_outlines = any(r.num_truth for r in records) and not any(records[i].num_truth for i in outlined)
-        masks = None if lacks_outlines else _View.of(records, outlined, score_threshold, boxes=False)
-        return cls(masks, _View.of(records, range(len(records)), score_threshold, boxes=True))
+        boxes = _View.of(records, range(len(records)), score_threshold, boxes=True)
+        if lacks_outlines:
+            return cls(None, boxes, None)
+        semantic = _Semantic.of([records[index] for index in outlined], score_threshold)
+        return cls(_View.of(records, outlined, score_threshold, boxes=False), boxes, semantic)
 
     def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """All metrics for every resample.
@@ -259,8 +311,9 @@ class RecordStatistics:
             `METRIC_NAMES` -> (R,) fractions, NaN where undefined.
         """
         values = dict.fromkeys(METRIC_NAMES, np.full(len(weights), np.nan))
-        by_box = rates(self.boxes.tally.weighted(weights))
-        values |= {name: by_box[name] for name in IMAGE_METRICS}
+        box_tally = self.boxes.tally.weighted(weights)
+        by_box, counted = rates(box_tally), counting(box_tally)
+        values |= {name: by_box[name] for name in IMAGE_METRICS} | {name: counted[name] for name in COUNT_METRICS}
         values |= {"box_cgF1": by_box["cgF1"], "box_pmF1": by_box["positive_micro_F1"]}
         values["box_AP"] = precision_over_thresholds(self.boxes.ranked, weights).mean(axis=1)
         if self.masks is not None:
@@ -269,7 +322,10 @@ class RecordStatistics:
             by_mask = rates(tally)
             precision = precision_over_thresholds(self.masks.ranked, weights)
             values |= {"cgF1": by_mask["cgF1"], "pmF1": by_mask["positive_micro_F1"], "F1": by_mask["F1"]}
-            values |= {"AP": precision.mean(axis=1), "AP50": precision[:, 0], "mIoU_hits": mean_hit_iou(tally)}
+            values |= {"AP": precision.mean(axis=1), "AP50": precision[:, 0]}
+            values |= {"mIoU": mean_object_iou(tally), "mIoU_hits": mean_hit_iou(tally)}
+            if self.semantic is not None:
+                values["semantic_IoU"] = self.semantic.values(weights)
             positive = tuple(phrase.positive_split() for phrase in self.masks.ranked)
             values["AP_positive"] = precision_over_thresholds(positive, weights).mean(axis=1)
         return values
@@ -278,14 +334,15 @@ class RecordStatistics:
 def metrics_of(records: Sequence[PairRecord], score_threshold: float = 0.5) -> dict[str, float]:
     """All metrics of some records at a score threshold; no model is needed, so thresholds can be swept.
 
-    Image-level values (IL_*) and box metrics use all records; mask metrics leave out pairs labelled with boxes only.
+    Image-level values (IL_*), counts and box metrics use all records; mask metrics leave out pairs labelled with boxes
+    only.
 
     Args:
         records: of one evaluation, all or a choice, e.g. those of one phrase.
         score_threshold: at least `CANDIDATE_FLOOR`.
 
     Returns:
-        `METRIC_NAMES` -> fraction in 0..1 (IL_MCC and cgF1 may be negative); NaN where undefined.
+        `METRIC_NAMES` -> fraction in 0..1 (IL_MCC and cgF1 may be negative, count_error above 1); NaN where undefined.
 
     Example:
         >>> rle = {"size": [4, 4], "counts": "5163"}
@@ -359,6 +416,41 @@ def evaluate(
     return Evaluation(model_name, examples.name, score_threshold, tuple(records), metrics, seconds)
 
 
+def pool_folds(evaluations: Sequence[Evaluation], *, model_name: str, data: str) -> Evaluation:
+    """One evaluation of a whole set from those of its folds, each made by a model that did not see its pictures.
+
+    All metrics are computed anew over all pairs. Average precision then ranks scores of different models together; it
+    is a little lower than the mean over folds where their scores are not on one scale.
+
+    Args:
+        evaluations: of the `judge` parts of `ExampleSet.k_fold`, at one score threshold.
+        model_name, data: for reports.
+
+    Returns:
+        The evaluation, with all seconds added up.
+
+    Raises:
+        ValueError: no evaluation, different thresholds, or a pair that was judged twice.
+    """
+    thresholds = sorted({evaluation.score_threshold for evaluation in evaluations})
+    if len(thresholds) != 1:
+        raise ValueError(
+            f"{len(evaluations)} evaluations with the score thresholds {thresholds} were given; expected at least one "
+            "evaluation, and one threshold for all"
+        )
+    records = tuple(record for evaluation in evaluations for record in evaluation.records)
+    seen: set[tuple[str, str]] = set()
+    for record in records:
+        if (record.image_id, record.phrase) in seen:
+            raise ValueError(
+                f"image {record.image_id!r}, phrase {record.phrase!r} was judged in two folds, expected once; pass the "
+                "evaluations of one k-fold"
+            )
+        seen.add((record.image_id, record.phrase))
+    seconds = sum(evaluation.seconds for evaluation in evaluations)
+    return Evaluation(model_name, data, thresholds[0], records, metrics_of(records, thresholds[0]), seconds)
+
+
 def _check_threshold(score_threshold: float) -> None:
     if score_threshold < CANDIDATE_FLOOR:
         raise ValueError(
@@ -402,6 +494,7 @@ def _record(example: Example, concept: Concept, prediction: Prediction) -> PairR
         num_truth=concept.num_objects,
         mask_rles=rles,
         has_masks=has_masks,
+        truth_rle=rle_of(concept.masks.any(axis=0)) if concept.has_masks else None,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sam3.pictures import read_picture, shown_size
-from workbench.splits import stratified_choice
+from workbench.splits import k_folds, stratified_choice
 
 Status = Literal["positive", "absent", "unknown"]
 BOX_SLACK_PX = 1e-3  # float32 rounding of a box that ends on the picture's edge
@@ -441,6 +441,28 @@ class ExampleSet(Sequence[Example]):
             replace(self, name=f"{self.name} ({shots} shots, seed {seed})", examples=learn),
             replace(self, name=f"{self.name} (rest of {shots} shots, seed {seed})", examples=rest),
         )
+
+    def k_fold(self, k: int, seed: int) -> Iterator[tuple[ExampleSet, ExampleSet]]:
+        """Splits the set k times into pictures to learn from and pictures to judge on; each picture is judged once.
+
+        Args:
+            k: number of splits; the number of pictures leaves one out at a time.
+            seed: the same seed gives the same splits.
+
+        Yields:
+            (learn, judge); phrases are spread evenly over the `judge` parts, both keep the order of the set.
+
+        Raises:
+            ValueError: k is below 2 or above the number of pictures.
+        """
+        present = [[c.phrase for c in example.concepts if c.status == "positive"] for example in self.examples]
+        for number, fold in enumerate(k_folds(present, k, seed), start=1):
+            judge = tuple(self.examples[index] for index in fold)
+            learn = tuple(example for index, example in enumerate(self.examples) if index not in fold)
+            yield (
+                replace(self, name=f"{self.name} (learn {number} of {k}, seed {seed})", examples=learn),
+                replace(self, name=f"{self.name} (judge {number} of {k}, seed {seed})", examples=judge),
+            )
 
     def summary(self) -> SetSummary:
         """Counts of pictures, pairs and objects, in all and per phrase."""

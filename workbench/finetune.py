@@ -1,7 +1,8 @@
 """The one training loop: a model with an adapter, a handful of labelled pictures, a few hundred steps.
 
 Every batch follows from the seed and the step number alone. State is written atomically, so an interrupted run goes on
-where it stopped and ends where it would have ended.
+where it stopped and ends where it would have ended. Under `torchrun` the pictures of a step are shared out, and the
+result is that of one process.
 """
 
 from __future__ import annotations
@@ -9,29 +10,30 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pickle
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from sam3.boxes import xyxy_to_cxcywh
-from sam3.detector.criterion import LossWeights, criterion
-from sam3.detector.matcher import Targets
+from sam3.detector.criterion import BatchSize, Losses, LossWeights, criterion
 from sam3.files import write_atomically, write_text
-from sam3.image_encoder import ImageFeatures
 from sam3.model import Sam3
-from sam3.predictor import to_pixel_values
 from sam3.prompts import Prompt
 from workbench.adapters import Adapter
-from workbench.augment import AugmentConfig, View, ViewConcept, drawn_box, make_view
-from workbench.examples import ExampleSet
+from workbench.augment import AugmentConfig
+from workbench.batches import Asked, Key, ViewPool, ask, targets_of
+from workbench.evaluate import evaluate, metrics_of
+from workbench.examples import Example, ExampleSet
+
+_MAX_ROLLBACKS = 3
 
 
 @dataclass(frozen=True)
@@ -40,33 +42,42 @@ class FinetuneConfig:
 
     Attributes:
         steps: optimiser steps.
-        rate: peak learning rate (AdamW).
+        rate: peak learning rate (AdamW); None means the plan's own.
         images: pictures per step.
+        images_at_once: pictures that share the memory; fewer make a step slower, not different. None means all.
         phrases: phrases asked of each picture in a step, at most.
         absent_share: wanted share of absent phrases among them; without absent phrases a model learns to say yes.
-        exemplar_share: share of present phrases that also get an example box, so that the model still answers to boxes.
+        exemplar_share: share of phrases that also get example boxes or points, positive and negative, so that the model
+            still answers to them.
+        replay_images: pictures per step that repeat what the base model knew, when there are any.
         views: different crops and turns of each picture over the whole run; fewer when their features would not fit.
         cache_gb: memory for image features kept from step to step when the image encoder is frozen.
         warmup: steps until the peak rate; after it the rate falls as half a cosine.
         weight_decay: of the adapter.
         one_to_many: train a second half of the queries several to one (released recipe; costs memory).
         checkpoint_every: steps between states on disk.
+        validate_every: steps between measurements on held-out pictures, when there are any.
+        patience: measurements without a better cgF1 after which the run ends.
         loss: weights of the loss terms. The released recipe counts a match ten times; with ten pictures several
             queries then claim the same object, so it counts twice here (measured with the tiny model).
     """
 
     steps: int = 200
-    rate: float = 3e-3
+    rate: float | None = None
     images: int = 6
+    images_at_once: int | None = None
     phrases: int = 4
     absent_share: float = 0.5
-    exemplar_share: float = 0.2
+    exemplar_share: float = 0.3
+    replay_images: int = 1
     views: int = 12
     cache_gb: float = 4.0
     warmup: int = 10
     weight_decay: float = 0.01
     one_to_many: bool = False
     checkpoint_every: int = 25
+    validate_every: int = 25
+    patience: int = 4
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossWeights = field(
@@ -74,13 +85,18 @@ class FinetuneConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images", "phrases", "views", "warmup", "checkpoint_every"):
+        counts = ("steps", "images", "phrases", "views", "warmup", "checkpoint_every", "validate_every", "patience")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"received {name}={getattr(self, name)}; expected at least 1")
-        if not self.rate > 0:
+        if self.images_at_once is not None and self.images_at_once < 1:
+            raise ValueError(f"received images_at_once={self.images_at_once}; expected at least 1")
+        if self.rate is not None and not self.rate > 0:
             raise ValueError(f"received rate={self.rate}; expected a positive learning rate")
         if not self.cache_gb >= 0:
             raise ValueError(f"received cache_gb={self.cache_gb}; expected gigabytes, 0 keeps no features")
+        if self.replay_images < 0:
+            raise ValueError(f"received replay_images={self.replay_images}; expected a number of pictures, 0 for none")
         for name in ("absent_share", "exemplar_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"received {name}={getattr(self, name)}; expected a share from 0 to 1")
@@ -88,72 +104,24 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """How a run ended: steps done, seconds spent training, the best smoothed loss and its step."""
+    """How a run ended.
+
+    Attributes:
+        steps: done, which may be fewer than asked for when held-out pictures stopped improving.
+        seconds: spent training.
+        best_step: whose adapter is kept as `adapter_best`: the one with the best cgF1 on held-out pictures, or without
+            such pictures the one with the lowest loss.
+        best_value: that cgF1 or that loss, the latter a mean over ten steps.
+        rollbacks: how often the run went back to its last state because a loss was not finite.
+        was_resumed: it went on from a state on disk.
+    """
 
     steps: int
     seconds: float
     best_step: int
-    best_loss: float
+    best_value: float
+    rollbacks: int
     was_resumed: bool
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One phrase asked of one view."""
-
-    view: int
-    concept: ViewConcept
-    prompt: Prompt
-
-
-class ViewPool:
-    """Views of the learning pictures by (picture, number), and their image features when the encoder is frozen.
-
-    Features of the released model take 111 MB per view. There are only as many views as `cache_gb` holds, at least two
-    per picture; when not even those fit, no features are kept.
-    """
-
-    def __init__(self, model: Sam3, examples: ExampleSet, config: FinetuneConfig, *, is_frozen: bool):
-        self.model, self.examples, self.config = model, examples, config
-        self.size = model.config.image_encoder.image_size
-        fitting = int(config.cache_gb * 1e9 / (len(examples) * bytes_per_view(model)))
-        self.keep_features = is_frozen and fitting >= min(2, config.views)
-        self.num_views = min(config.views, fitting) if self.keep_features else config.views
-        # Twice the grid of the masks the model predicts: finer truth than prediction, at little cost.
-        self.mask_size = model.config.image_encoder.grid_size * 8
-        self._views: dict[tuple[int, int], View] = {}
-        self._features: dict[tuple[int, int], ImageFeatures] = {}
-
-    def view(self, picture: int, number: int) -> View:
-        """View `number` of a picture; number 0 is the picture itself."""
-        key = (picture, number)
-        if key not in self._views:
-            augment = self.config.augment if number else None
-            seed = (self.config.seed, picture, number)
-            self._views[key] = make_view(self.examples[picture], self.size, self.mask_size, augment, seed)
-        return self._views[key]
-
-    def features(self, keys: list[tuple[int, int]]) -> ImageFeatures:
-        """Image features of several views as a batch; computed once per view when the encoder is frozen."""
-        if not self.keep_features:
-            return self.model.image_encoder(self._pixels(keys))
-        for key in keys:
-            if key not in self._features:
-                with torch.no_grad():
-                    self._features[key] = self.model.image_encoder(self._pixels([key]))
-        levels = zip(*(self._features[key].pyramid for key in keys), strict=True)
-        return ImageFeatures(tuple(torch.cat(level) for level in levels))
-
-    def _pixels(self, keys: list[tuple[int, int]]) -> Tensor:
-        values = torch.stack([to_pixel_values(self.view(*key).pixels, self.size) for key in keys])
-        return values.to(self.model.device, self.model.dtype)
-
-
-def bytes_per_view(model: Sam3) -> int:
-    """Memory of one picture's features: the pyramid's levels, side by side."""
-    sides = [model.config.image_encoder.grid_size * scale for scale in model.config.image_encoder.pyramid_scales[:3]]
-    cells = sum(int(side) ** 2 for side in sides)
-    return cells * model.config.detector.width * model.dtype.itemsize
 
 
 def finetune(
@@ -163,6 +131,8 @@ def finetune(
     out: str | Path,
     config: FinetuneConfig | None = None,
     *,
+    held_out: ExampleSet | None = None,
+    replay: ExampleSet | None = None,
     progress: bool = True,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> FinetuneResult:
@@ -170,136 +140,134 @@ def finetune(
 
     Args:
         model: carries the adapter.
-        adapter: from `add_adapter`; afterwards it holds the weights of the last step.
+        adapter: from `add_adapter`; afterwards it holds the weights of the last step, or with `held_out` the best ones.
         examples: pictures to learn from; unknown pairs are never used.
-        out: folder for `adapter` (after the last step), `adapter_best` (where the loss was lowest), `log.jsonl` and
-            `state.pt`. A state of the same settings found there is continued.
+        out: folder for `adapter` (after the last step), `adapter_best`, `log.jsonl` and `state.pt`. A state of the same
+            settings found there is continued.
         config: settings.
+        held_out: pictures to measure on now and then; the run ends early when they stop improving.
+        replay: pictures with the base model's own answers (see `workbench.guard`), shown again against forgetting.
         progress: show a bar.
         on_step: called with every log line.
 
     Raises:
         ValueError: no picture with a positive phrase, or the folder holds a run with other settings.
-        FloatingPointError: the loss or its gradient is not finite; the state before that step is kept.
+        FloatingPointError: the loss or its gradient was not finite again and again; the last good state is kept.
         KeyboardInterrupt: the steps done are kept.
     """
     config = config or FinetuneConfig()
-    out = Path(out)
     if not any(concept.status == "positive" for _, concept in examples.pairs()):
         raise ValueError(
             f"{examples.name!r} shows no object at all; label at least one object of one phrase before training"
         )
     examples = examples.subset(dict.fromkeys(example.image_id for example, _ in examples.pairs()), examples.name)
-    pool = ViewPool(model, examples, config, is_frozen=adapter.plan.freezes_image_encoder)
-    optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=config.rate, weight_decay=config.weight_decay)
-    run = _Run(out, adapter, optimiser, describe_run(adapter, examples, config))
+    repeated = [example for example in replay or () if example.concepts]
+    pool = ViewPool(model, examples.examples, config, is_frozen=adapter.plan.freezes_image_encoder, replay=repeated)
+    optimiser = torch.optim.AdamW(adapter.parameters.values(), weight_decay=config.weight_decay)
+    processes = Processes.found()
+    description = describe_run(adapter, examples, config, held_out, repeated)
+    run = _Run(Path(out), adapter, optimiser, description, processes.is_first)
     run.resume()
-    was_resumed, start = run.step > 0, time.perf_counter()
-    bar = tqdm(total=config.steps, initial=run.step, desc="adapting", unit="step", disable=not progress)
+    if run.step == 0:
+        run.save()
+    was_resumed, start, peak = run.step > 0, time.perf_counter(), config.rate or adapter.plan.kind.rate
+    bar = tqdm(
+        total=config.steps,
+        initial=run.step,
+        desc="adapting",
+        unit="step",
+        disable=not (progress and processes.is_first),
+    )
     try:
-        while run.step < config.steps:
+        while run.step < config.steps and not run.is_stale(config.patience):
             for group in optimiser.param_groups:
-                group["lr"] = config.rate * rate_factor(run.step, config.steps, config.warmup)
-            losses = _gradients(model, adapter, pool, config, run.step)
+                group["lr"] = peak * run.caution * rate_factor(run.step, config.steps, config.warmup)
+            try:
+                losses = _gradients(model, adapter, pool, config, run.step, processes)
+            except FloatingPointError as error:
+                bar.write(f"step {run.step + 1}: {error}; {run.roll_back()}")
+                bar.n = run.step
+                continue
             run.finish_step(losses, time.perf_counter() - start)
+            if held_out is not None and (run.step % config.validate_every == 0 or run.step == config.steps):
+                records = evaluate(model, held_out, model_name="held out", progress=False).records
+                run.note_validation(metrics_of(records)["cgF1"])
             bar.update()
             bar.set_postfix(loss=f"{losses['loss']:.2f}", refresh=False)
             if on_step is not None:
                 on_step(run.lines[-1])
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
                 run.save()
+        if held_out is not None:
+            adapter.restore(run.best)
+            run.save()
     except (KeyboardInterrupt, FloatingPointError):
         run.save()
         raise
     finally:
         bar.close()
         model.eval()
-    return FinetuneResult(run.step, run.seconds, run.best_step, run.best_loss, was_resumed)
+    return FinetuneResult(run.step, run.seconds, run.best_step, run.best_value, run.rollbacks, was_resumed)
 
 
-def _gradients(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig, step: int) -> dict[str, float]:
-    """Leaves the clipped gradients of one step in the adapter and returns what the log says about it."""
+def _gradients(
+    model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig, step: int, processes: Processes
+) -> dict[str, float]:
+    """Leaves the clipped gradients of one step in the adapter and returns what the log says about it.
+
+    The pictures are worked off a few at a time and, under `torchrun`, by several processes; every part is weighed by
+    the numbers of the whole step, so that the sum is what all pictures together would have given.
+    """
     rng = np.random.default_rng([config.seed, 1, step])
     torch.manual_seed(int(rng.integers(2**31)))  # dropout
     model.train()
     if adapter.plan.freezes_image_encoder:
         model.image_encoder.eval()  # kept features must not carry the noise of one step
     keys, asked = ask(pool, config, rng, step)
-    prompts: list[list[Prompt]] = [[a.prompt for a in asked if a.view == row] for row in range(len(keys))]
-    # Only what is there has masks to learn from.
-    present = torch.tensor([row for row, a in enumerate(asked) if a.concept.is_present], dtype=torch.long)
-    output = model.detect(
-        pool.features(keys),
-        prompts,
-        with_masks=len(present) > 0,
-        mask_pairs=present.to(model.device),
-        one_to_many=config.one_to_many,
-    )
-    losses = criterion(output, targets_of(asked, pool.mask_size, model.device), config.loss)
+    whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in asked), len(asked))
     for parameter in adapter.parameters.values():
         parameter.grad = None
-    losses.total.backward()
+    values = {"loss": 0.0} | {f.name: 0.0 for f in fields(Losses) if getattr(config.loss, f.name, 0)}
+    at_once, mine = config.images_at_once or len(keys), range(processes.rank, len(keys), processes.count)
+    for start in range(0, len(mine), at_once):
+        for name, value in run_part(model, pool, config, keys, asked, mine[start : start + at_once], whole).items():
+            values[name] += value
+    values = processes.add_up(adapter, values)
     norm = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), 1.0)
-    if not (torch.isfinite(losses.total) and torch.isfinite(norm)):
-        raise FloatingPointError(
-            f"the loss is not finite in step {step + 1}; the state before it is kept. Run again with a lower rate than "
-            f"{config.rate:g} in a new folder"
+    if not (torch.isfinite(norm) and math.isfinite(values["loss"])):
+        raise FloatingPointError("the loss or its gradient is not finite")
+    num_present = sum(a.concept.is_present for a in asked)
+    return {**values, "gradient": float(norm), "present": num_present, "absent": len(asked) - num_present}
+
+
+def run_part(
+    model: Sam3,
+    pool: ViewPool,
+    config: FinetuneConfig,
+    keys: list[Key],
+    asked: list[Asked],
+    rows: range,
+    whole: BatchSize,
+) -> dict[str, float]:
+    """Adds the gradients of some pictures of a step and returns their losses."""
+    mine = [a for row in rows for a in asked if a.view == row]
+    prompts: list[list[Prompt]] = [[a.prompt for a in mine if a.view == row] for row in rows]
+    # Only what is there has masks to learn from.
+    present = torch.tensor([pair for pair, a in enumerate(mine) if a.concept.is_present], dtype=torch.long)
+    is_mixed = model.device.type == "cuda" and model.dtype == torch.float32
+    with torch.autocast("cuda", torch.bfloat16) if is_mixed else nullcontext():
+        output = model.detect(
+            pool.features([keys[row] for row in rows]),
+            prompts,
+            with_masks=len(present) > 0,
+            mask_pairs=present.to(model.device),
+            one_to_many=config.one_to_many,
         )
+        targets = targets_of(mine, pool.mask_size, model.device)
+        losses = criterion(output, targets, config.loss, whole=whole)
+    losses.total.backward()
     values = losses.to_floats()
-    terms = {name: value for name, value in values.items() if getattr(config.loss, name, 0)}
-    counts = {"present": len(present), "absent": len(asked) - len(present)}
-    return {"loss": values["total"], **terms, "gradient": float(norm), **counts}
-
-
-def ask(
-    pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: int
-) -> tuple[list[tuple[int, int]], list[Asked]]:
-    """The views of one step and what is asked of them. Pictures come in shuffled rounds, so all are seen equally
-    often."""
-    count, size = len(pool.examples), min(config.images, len(pool.examples))
-    keys: list[tuple[int, int]] = []
-    asked: list[Asked] = []
-    for slot in range(size):
-        turn = step * size + slot
-        order = np.random.default_rng([config.seed, 2, turn // count]).permutation(count)
-        picture, number = int(order[turn % count]), int(rng.integers(pool.num_views))
-        if not pool.view(picture, number).concepts:
-            number = 0  # the crop left every answer open; the whole picture has them
-        concepts = pool.view(picture, number).concepts
-        present = [c for c in concepts if c.is_present]
-        absent = [c for c in concepts if not c.is_present]
-        # The share is kept also where few phrases are present: more absent ones would cost time and teach little.
-        chosen = [present[i] for i in rng.permutation(len(present))[: config.phrases]]
-        wanted = max(1.0, len(chosen)) * config.absent_share / max(1 - config.absent_share, 1e-3)
-        num_absent = min(len(absent), math.ceil(wanted), config.phrases)
-        chosen = chosen[: max(config.phrases - num_absent, 1)]
-        chosen += [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
-        asked += [Asked(len(keys), c, prompt_of(c, pool.size, config.exemplar_share, rng)) for c in chosen]
-        keys.append((picture, number))
-    return keys, asked
-
-
-def prompt_of(concept: ViewConcept, size: int, exemplar_share: float, rng: np.random.Generator) -> Prompt:
-    """The phrase, for some present ones with an example box drawn a little off."""
-    if not concept.is_present or rng.random() >= exemplar_share:
-        return Prompt(concept.phrase)
-    box = concept.boxes_xyxy[int(rng.integers(len(concept.boxes_xyxy)))] * size
-    return Prompt(concept.phrase, exemplar_boxes_xyxy_px=[drawn_box(box, rng, size)])
-
-
-def targets_of(asked: list[Asked], mask_size: int, device: torch.device) -> Targets:
-    """What the pairs of a step should yield."""
-    counts = torch.tensor([len(a.concept.boxes_xyxy) for a in asked])
-    boxes = np.concatenate([a.concept.boxes_xyxy for a in asked]) if asked else np.zeros((0, 4), np.float32)
-    masks = np.concatenate([a.concept.masks for a in asked])
-    has_mask = np.repeat([a.concept.has_masks for a in asked], counts.numpy())
-    return Targets(
-        pair=torch.arange(len(asked)).repeat_interleave(counts).to(device),
-        boxes_cxcywh=xyxy_to_cxcywh(torch.from_numpy(boxes.reshape(-1, 4))).to(device),
-        num_pairs=len(asked),
-        masks=torch.from_numpy(masks.reshape(-1, mask_size, mask_size)).to(device),
-        has_mask=torch.from_numpy(has_mask).to(device),
-    )
+    return {"loss": values.pop("total"), **{name: v for name, v in values.items() if getattr(config.loss, name, 0)}}
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -307,7 +275,13 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1))))
 
 
-def describe_run(adapter: Adapter, examples: ExampleSet, config: FinetuneConfig) -> dict[str, Any]:
+def describe_run(
+    adapter: Adapter,
+    examples: ExampleSet,
+    config: FinetuneConfig,
+    held_out: ExampleSet | None = None,
+    replay: Sequence[Example] = (),
+) -> dict[str, Any]:
     """What must be equal for a run to be continued."""
     return {
         "config": asdict(config),
@@ -315,17 +289,73 @@ def describe_run(adapter: Adapter, examples: ExampleSet, config: FinetuneConfig)
         "phrases": list(adapter.phrases),
         "base": adapter.base,
         "pictures": {e.image_id: e.digest() for e in examples},
+        "held out": {e.image_id: e.digest() for e in held_out or ()},
+        "replay": [e.digest() for e in replay],
     }
 
 
-class _Run:
-    """What a run keeps on disk: log, state, best and last adapter."""
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is."""
 
-    def __init__(self, out: Path, adapter: Adapter, optimiser: torch.optim.Optimizer, description: dict[str, Any]):
-        self.out, self.adapter, self.optimiser = out, adapter, optimiser
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def found(cls) -> Processes:
+        """As `torchrun` started them; one when it did not.
+
+        Raises:
+            RuntimeError: the processes of `torchrun` cannot talk to each other.
+        """
+        wanted = int(os.environ.get("WORLD_SIZE", "1"))
+        if wanted == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState()
+        if state.num_processes != wanted:
+            raise RuntimeError(
+                f"torchrun started {wanted} processes, but {state.num_processes} found each other; every one would "
+                "train on its own. Check the network, or train with one process"
+            )
+        return cls(state.process_index, state.num_processes)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def add_up(self, adapter: Adapter, values: dict[str, float]) -> dict[str, float]:
+        """Replaces the gradients by their sums over all processes and returns the sums of the values."""
+        if self.count == 1:
+            return values
+        from accelerate.utils import reduce
+
+        for parameter in adapter.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = reduce(parameter.grad, "sum")
+        total = reduce(torch.tensor(list(values.values()), device=adapter.model.device), "sum")
+        return dict(zip(values, total.tolist(), strict=True))
+
+
+class _Run:
+    """What a run keeps on disk: log, state, best and last adapter. Only the first process writes."""
+
+    def __init__(
+        self,
+        out: Path,
+        adapter: Adapter,
+        optimiser: torch.optim.Optimizer,
+        description: dict[str, Any],
+        writes: bool,
+    ):
+        self.out, self.adapter, self.optimiser, self.writes = out, adapter, optimiser, writes
         self.description = json.dumps(description, sort_keys=True)
         self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
-        self.best_step, self.best_loss = 0, math.inf
+        self.caution, self.rollbacks = 1.0, 0  # the rate is multiplied by `caution`
+        self.best_step, self.best_value, self.num_worse = 0, math.inf, 0
+        self.is_validated = False
         self.best = adapter.state()
         self.lines: list[dict[str, Any]] = []
         self.is_mid_step = False
@@ -338,12 +368,41 @@ class _Run:
         self.step += 1
         self.seconds = self.seconds_before + seconds
         self.lines.append({"step": self.step, "seconds": round(self.seconds, 2), **losses})
-        # The best state is the one after the ten steps with the lowest mean loss: a single step says little.
-        window = [line["loss"] for line in self.lines[-10:]]
-        mean = sum(window) / 10 if len(window) == 10 else math.inf
-        if mean < self.best_loss or len(window) < 10:
-            self.best_step, self.best_loss, self.best = self.step, mean, self.adapter.state()
+        if not self.is_validated:
+            # The best state is the one after the ten steps with the lowest mean loss: a single step says little.
+            window = [line["loss"] for line in self.lines[-10:]]
+            mean = sum(window) / 10 if len(window) == 10 else math.inf
+            if mean < self.best_value or len(window) < 10:
+                self.best_step, self.best_value, self.best = self.step, mean, self.adapter.state()
         self.is_mid_step = False
+
+    def note_validation(self, cgf1: float) -> None:
+        """Held-out pictures decide from now on which state is the best."""
+        self.lines[-1]["held_out_cgF1"] = round(cgf1, 5)
+        if not self.is_validated or cgf1 > self.best_value:
+            self.best_step, self.best_value, self.best, self.num_worse = self.step, cgf1, self.adapter.state(), 0
+        else:
+            self.num_worse += 1
+        self.is_validated = True
+
+    def is_stale(self, patience: int) -> bool:
+        return self.is_validated and self.num_worse >= patience
+
+    def roll_back(self) -> str:
+        """Back to the last state on disk with half the rate; says so.
+
+        Raises:
+            FloatingPointError: that was done several times already.
+        """
+        if self.rollbacks == _MAX_ROLLBACKS:
+            raise FloatingPointError(
+                f"the loss was not finite in {_MAX_ROLLBACKS + 1} attempts; the last good state is kept. Look at the "
+                "labels of the pictures, or run again with a lower rate in a new folder"
+            )
+        rollbacks, caution = self.rollbacks + 1, self.caution / 2
+        self.resume()
+        self.rollbacks, self.caution = rollbacks, caution
+        return f"back to step {self.step}, on with {caution:g} times the rate"
 
     def save(self) -> None:
         """State first, then the adapters, so that what can be continued is never older than what can be used.
@@ -351,14 +410,18 @@ class _Run:
         When the run was stopped within an update, or the update broke the weights, the files stay as they are.
         """
         last = self.adapter.state()
-        if self.is_mid_step or not all(tensor.isfinite().all() for tensor in last.values()):
+        if not self.writes or self.is_mid_step or not all(tensor.isfinite().all() for tensor in last.values()):
             return
         state = {
             "description": self.description,
             "step": self.step,
             "seconds": self.seconds,
+            "caution": self.caution,
+            "rollbacks": self.rollbacks,
             "best_step": self.best_step,
-            "best_loss": self.best_loss,
+            "best_value": self.best_value,
+            "num_worse": self.num_worse,
+            "is_validated": self.is_validated,
             "best": self.best,
             "adapter": last,
             "optimiser": self.optimiser.state_dict(),
@@ -368,8 +431,9 @@ class _Run:
         torch.save(state, content)
         write_atomically(self.out / "state.pt", lambda path: path.write_bytes(content.getbuffer()))
         write_text(self.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
-        self.adapter.save(self.out / "adapter")
-        self.adapter.save(self.out / "adapter_best", self.best)
+        if self.step:
+            self.adapter.save(self.out / "adapter")
+            self.adapter.save(self.out / "adapter_best", self.best)
 
     def resume(self) -> None:
         path = self.out / "state.pt"
@@ -386,6 +450,16 @@ class _Run:
             )
         self.adapter.restore(state["adapter"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.lines, self.best = state["step"], json.loads(state["lines"]), state["best"]
-        self.seconds = self.seconds_before = state["seconds"]
-        self.best_step, self.best_loss = state["best_step"], state["best_loss"]
+        self.lines, self.seconds_before = json.loads(state["lines"]), state["seconds"]
+        for name in (
+            "step",
+            "seconds",
+            "caution",
+            "rollbacks",
+            "best_step",
+            "best_value",
+            "num_worse",
+            "is_validated",
+            "best",
+        ):
+            setattr(self, name, state[name])

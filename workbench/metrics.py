@@ -22,12 +22,16 @@ __all__ = [
     "aggregate",
     "average_precision",
     "box_iou",
+    "counting",
     "mean_hit_iou",
+    "mean_object_iou",
     "pair_counts",
     "rates",
     "rle_iou",
+    "saco_crowd_metrics",
     "saco_image_metrics",
     "saco_pair_counts",
+    "semantic_overlap",
 ]
 
 _EPS_COUNT = 1e-4
@@ -60,12 +64,15 @@ def box_iou(boxes_xywh: np.ndarray, truth_xywh: np.ndarray, *, is_crowd: bool = 
     return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
 
 
-def rle_iou(rles: Sequence[Mapping[str, Any]], truth_rles: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def rle_iou(
+    rles: Sequence[Mapping[str, Any]], truth_rles: Sequence[Mapping[str, Any]], *, is_crowd: bool = False
+) -> np.ndarray:
     """IoU of every candidate mask with every true mask, from compressed COCO run lengths.
 
     Args:
         rles: D masks `{"size": [height, width], "counts": str | bytes}`.
         truth_rles: G masks of the same size.
+        is_crowd: divide by the candidate's own area instead of the union, COCO's rule for crowd regions.
 
     Returns:
         (D, G) float64 in 0..1.
@@ -83,8 +90,28 @@ def rle_iou(rles: Sequence[Mapping[str, Any]], truth_rles: Sequence[Mapping[str,
         )
     from faster_coco_eval.core import mask as coco_mask
 
-    overlaps = coco_mask.iou([dict(rle) for rle in rles], [dict(rle) for rle in truth_rles], [0] * len(truth_rles))
+    crowd_flags = [int(is_crowd)] * len(truth_rles)
+    overlaps = coco_mask.iou([dict(rle) for rle in rles], [dict(rle) for rle in truth_rles], crowd_flags)
     return np.asarray(overlaps, dtype=np.float64).reshape(len(rles), len(truth_rles))
+
+
+def semantic_overlap(rles: Sequence[Mapping[str, Any]], truth_rles: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Pixels that candidates and true objects share and cover, all candidates taken as one area, all objects as one.
+
+    Args:
+        rles: D masks as in `rle_iou`.
+        truth_rles: G masks of the same size, or one mask of all objects.
+
+    Returns:
+        (intersection, union) in pixels; their sums over pictures give the IoU of the semantic map.
+    """
+    from faster_coco_eval.core import mask as coco_mask
+
+    areas = []
+    for masks in (rles, truth_rles, [*rles, *truth_rles]):
+        areas.append(int(coco_mask.area(coco_mask.merge([dict(rle) for rle in masks]))) if masks else 0)
+    found, true, union = areas
+    return found + true - union, union
 
 
 # ------------------------------------------------------------------------------------------- counts of the SA-Co family
@@ -97,6 +124,8 @@ class PairCounts:
         num_truth: true objects G.
         num_kept: candidates D above the score threshold.
         hit_iou: (H,) IoU of the matched candidates with IoU >= 0.5.
+        assigned_iou: sum of the IoU of all objects with the candidates assigned to them, however small.
+        is_decided: False where the only label is a crowd region, so that neither a claim nor silence is wrong.
     """
 
     tp: np.ndarray
@@ -105,6 +134,8 @@ class PairCounts:
     num_truth: int
     num_kept: int
     hit_iou: np.ndarray
+    assigned_iou: float
+    is_decided: bool = True
 
     @property
     def local_f1(self) -> np.ndarray:
@@ -117,11 +148,13 @@ class PairCounts:
         return self.num_truth == 0 and self.num_kept == 0
 
 
-def pair_counts(iou: np.ndarray) -> PairCounts:
+def pair_counts(iou: np.ndarray, crowd_overlap: np.ndarray | None = None) -> PairCounts:
     """Counts of one pair; candidates and objects are assigned so that the SUM of IoU is largest, as SA-Co does.
 
     Args:
         iou: (D, G) of the candidates above the score threshold; D or G may be 0.
+        crowd_overlap: (D, C) share of each candidate that lies on each crowd region. At each IoU threshold a candidate
+            that hits no object but has at least this share on a crowd is ignored, as COCO does; None without crowds.
 
     Returns:
         The counts.
@@ -137,14 +170,26 @@ def pair_counts(iou: np.ndarray) -> PairCounts:
     num_kept, num_truth = iou.shape
     matched = iou[linear_sum_assignment(iou, maximize=True)]
     tp = (matched[:, None] >= IOU_THRESHOLDS).sum(axis=0)
+    ignored = np.zeros_like(tp) if crowd_overlap is None else _num_on_crowds(iou, crowd_overlap)
     return PairCounts(
         tp=tp,
-        fp=num_kept - tp,
+        fp=num_kept - tp - ignored,
         fn=num_truth - tp,
         num_truth=num_truth,
-        num_kept=num_kept,
+        num_kept=num_kept - int(ignored[0]),
         hit_iou=matched[matched >= IOU_THRESHOLDS[0]],
+        assigned_iou=float(matched.sum()),
+        is_decided=num_truth > 0 or crowd_overlap is None or crowd_overlap.shape[1] == 0,
     )
+
+
+def _num_on_crowds(iou: np.ndarray, crowd_overlap: np.ndarray) -> np.ndarray:
+    """(10,) candidates that hit no object and lie on a crowd region."""
+    candidates, objects = linear_sum_assignment(iou, maximize=True)
+    best = np.zeros(len(iou))
+    best[candidates] = iou[candidates, objects]
+    on_crowd = crowd_overlap.max(axis=1, initial=0.0)[:, None] >= IOU_THRESHOLDS
+    return (on_crowd & (best[:, None] < IOU_THRESHOLDS)).sum(axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +200,9 @@ class Tally:
         tp, fp, fn, fp_positive, local_f1: (R, 10); `fp_positive` and `local_f1` only from pairs with objects.
         image_tp, image_fp, image_tn, image_fn: (R,) pairs by kind: is an object there, is a candidate there.
         hits, hit_iou: (R,) number of matched candidates with IoU >= 0.5, and the sum of their IoU.
+        num_truth, assigned_iou: (R,) number of objects, and the sum of their IoU with the candidates assigned to them.
+        pairs, exact, miscounted: (R,) number of pairs, of pairs with as many candidates as objects, and the sum of the
+            differences between the two numbers.
     """
 
     tp: np.ndarray
@@ -168,6 +216,11 @@ class Tally:
     image_fn: np.ndarray
     hits: np.ndarray
     hit_iou: np.ndarray
+    num_truth: np.ndarray
+    assigned_iou: np.ndarray
+    pairs: np.ndarray
+    exact: np.ndarray
+    miscounted: np.ndarray
 
     @classmethod
     def of(cls, pairs: Sequence[PairCounts]) -> Tally:
@@ -180,19 +233,26 @@ class Tally:
             raise ValueError("0 pairs were given, expected at least one (image, phrase) pair with a known answer")
         is_true = np.array([pair.num_truth > 0 for pair in pairs])
         is_kept = np.array([pair.num_kept > 0 for pair in pairs])
+        is_absent = ~is_true & np.array([pair.is_decided for pair in pairs])
+        num_truth, num_kept = (np.array([getattr(p, name) for p in pairs], float) for name in ("num_truth", "num_kept"))
         fp = np.stack([pair.fp for pair in pairs]).astype(np.float64)
         return cls(
             tp=np.stack([pair.tp for pair in pairs]).astype(np.float64),
             fp=fp,
             fn=np.stack([pair.fn for pair in pairs]).astype(np.float64),
-            fp_positive=fp * is_true[:, None],
+            fp_positive=fp * ~is_absent[:, None],
             local_f1=np.stack([pair.local_f1 for pair in pairs]) * is_true[:, None],
             image_tp=(is_true & is_kept).astype(np.float64),
-            image_fp=(~is_true & is_kept).astype(np.float64),
-            image_tn=(~is_true & ~is_kept).astype(np.float64),
+            image_fp=(is_absent & is_kept).astype(np.float64),
+            image_tn=(is_absent & ~is_kept).astype(np.float64),
             image_fn=(is_true & ~is_kept).astype(np.float64),
             hits=np.array([pair.hit_iou.size for pair in pairs], dtype=np.float64),
             hit_iou=np.array([pair.hit_iou.sum() for pair in pairs], dtype=np.float64),
+            num_truth=num_truth,
+            assigned_iou=np.array([pair.assigned_iou for pair in pairs], dtype=np.float64),
+            pairs=np.ones(len(pairs)),
+            exact=(num_kept == num_truth).astype(np.float64),
+            miscounted=np.abs(num_kept - num_truth),
         )
 
     def weighted(self, weights: np.ndarray) -> Tally:
@@ -251,6 +311,40 @@ def mean_hit_iou(tally: Tally) -> np.ndarray:
     return np.divide(tally.hit_iou, tally.hits, out=np.full_like(tally.hits, np.nan), where=tally.hits > 0)
 
 
+def mean_object_iou(tally: Tally) -> np.ndarray:
+    """(R,) mean IoU of the objects with the candidates assigned to them, 0 for a missed one; NaN without any object."""
+    return np.divide(
+        tally.assigned_iou, tally.num_truth, out=np.full_like(tally.hits, np.nan), where=tally.num_truth > 0
+    )
+
+
+def counting(tally: Tally) -> dict[str, np.ndarray]:
+    """How well the number of candidates tells the number of objects; all candidates above the threshold count.
+
+    Args:
+        tally: R rows of sums.
+
+    Returns:
+        `count_accuracy` (R,): share of pairs with the right number; `count_mae` (R,): objects too many or too few per
+        pair; `count_error` (R,): the same per labelled object, which is above 1 when false ones outnumber the true
+        ones. NaN without pairs, or without objects for the last.
+
+    Example:
+        >>> pairs = [pair_counts(np.ones((3, 2))), pair_counts(np.ones((2, 2)))]
+        >>> {name: values.item() for name, values in counting(Tally.of(pairs).weighted(np.ones((1, 2)))).items()}
+        {'count_accuracy': 0.5, 'count_mae': 0.5, 'count_error': 0.25}
+    """
+    parts = {
+        "count_accuracy": (tally.exact, tally.pairs),
+        "count_mae": (tally.miscounted, tally.pairs),
+        "count_error": (tally.miscounted, tally.num_truth),
+    }
+    return {
+        name: np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+        for name, (part, whole) in parts.items()
+    }
+
+
 def aggregate(pairs: Sequence[PairCounts]) -> dict[str, float]:
     """The 26 values of the SA-Co image evaluator over a set of pairs.
 
@@ -284,6 +378,8 @@ def saco_pair_counts(
     predictions: Sequence[Mapping[str, Any]],
     iou_type: Literal["segm", "bbox"] = "segm",
     score_threshold: float = 0.5,
+    *,
+    crowds: Literal["dropped", "ignored"] = "dropped",
 ) -> dict[int, PairCounts]:
     """Counts of every evaluated pair of a SA-Co image file; with several annotators, against the one that agrees best.
 
@@ -292,6 +388,8 @@ def saco_pair_counts(
         predictions: `image_id`, `category_id`, `score` and `segmentation` (compressed RLE) or `bbox` (xywh, fractions).
         iou_type: "segm" compares masks, "bbox" compares the box fields.
         score_threshold: candidates with at least this score count.
+        crowds: "dropped" as the SA-Co evaluator does, so that a candidate on a crowd region is false; "ignored" as
+            COCO does, so that it counts neither way.
 
     Returns:
         Pair id -> counts, for the pairs that no annotator marks as not exhaustive.
@@ -303,25 +401,21 @@ def saco_pair_counts(
     if field is None or not ground_truths:
         received = f"iou_type {iou_type!r} and {len(ground_truths)} annotators"
         raise ValueError(f"got {received}; expected 'segm' or 'bbox' and at least one annotator")
-    entries = [image for truth in ground_truths for image in truth["images"]]
-    excluded = {image["id"] for image in entries if not image.get("is_instance_exhaustive", 1)}
-    ids = [image["id"] for image in ground_truths[0]["images"] if image["id"] not in excluded]
-    if not ids:
-        raise ValueError(
-            f"{len(excluded)} pairs were given and none is marked is_instance_exhaustive by every annotator; expected "
-            "at least one, because only exhaustively labelled pairs can be scored"
-        )
+    ids = _evaluated_ids(ground_truths)
     categories = {category["id"] for category in ground_truths[0]["categories"]}
     kept = [p for p in predictions if p["score"] >= score_threshold and p["category_id"] in categories]
     candidates = _by_pair(kept, field, "prediction")
     best: dict[int, PairCounts] = {}
     for truth in ground_truths:
-        objects = _by_pair([a for a in truth["annotations"] if not a.get("iscrowd", 0)], field, "annotation")
+        objects, regions = (
+            _by_pair([a for a in truth["annotations"] if bool(a.get("iscrowd", 0)) == is_crowd], field, "annotation")
+            for is_crowd in (False, True)
+        )
         known = {image["id"] for image in truth["images"]}
         for pair_id in (pair_id for pair_id in ids if pair_id in known):
-            found, true = candidates.get(pair_id, []), objects.get(pair_id, [])
-            iou = rle_iou(found, true) if iou_type == "segm" else box_iou(np.array(found), np.array(true))
-            counts = pair_counts(iou)
+            found, region = candidates.get(pair_id, []), regions.get(pair_id, [])
+            on_crowds = _overlaps(found, region, iou_type, is_crowd=True) if crowds == "ignored" else None
+            counts = pair_counts(_overlaps(found, objects.get(pair_id, []), iou_type), on_crowds)
             if pair_id not in best or _agrees_more(counts, best[pair_id]):
                 best[pair_id] = counts
     return best
@@ -339,6 +433,43 @@ def saco_image_metrics(
         Name -> fraction (multiply by 100 for the paper's style).
     """
     return aggregate(list(saco_pair_counts(ground_truths, predictions, iou_type, score_threshold).values()))
+
+
+def saco_crowd_metrics(
+    ground_truths: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    iou_type: Literal["segm", "bbox"] = "segm",
+    score_threshold: float = 0.5,
+) -> dict[str, float]:
+    """The same 26 values with crowd regions treated as COCO does; they are no SA-Co numbers and carry other names.
+
+    A candidate on a crowd region is ignored unless it hits an object, and a pair whose only label is a crowd region
+    takes no part in the image-level values. Without crowds the values are those of `saco_image_metrics`.
+
+    Returns:
+        Name with the ending `_crowds_ignored` -> fraction.
+    """
+    counts = saco_pair_counts(ground_truths, predictions, iou_type, score_threshold, crowds="ignored")
+    return {f"{name}_crowds_ignored": value for name, value in aggregate(list(counts.values())).items()}
+
+
+def _evaluated_ids(ground_truths: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Ids of the pairs of the first annotator that nobody marks as not exhaustive."""
+    entries = [image for truth in ground_truths for image in truth["images"]]
+    excluded = {image["id"] for image in entries if not image.get("is_instance_exhaustive", 1)}
+    ids = [image["id"] for image in ground_truths[0]["images"] if image["id"] not in excluded]
+    if not ids:
+        raise ValueError(
+            f"{len(excluded)} pairs were given and none is marked is_instance_exhaustive by every annotator; expected "
+            "at least one, because only exhaustively labelled pairs can be scored"
+        )
+    return ids
+
+
+def _overlaps(found: list[Any], true: list[Any], iou_type: str, *, is_crowd: bool = False) -> np.ndarray:
+    if iou_type == "segm":
+        return rle_iou(found, true, is_crowd=is_crowd)
+    return box_iou(np.array(found), np.array(true), is_crowd=is_crowd)
 
 
 def _by_pair(entries: Sequence[Mapping[str, Any]], field: str, kind: str) -> dict[int, list[Any]]:

@@ -88,7 +88,7 @@ def rank_candidates(
         is_labelled = (num_truth > 0) | np.array([np.shape(crowds[pair])[1] > 0 for pair in pairs])
         orders = [np.argsort(-np.asarray(scores[pair]), kind="stable")[:MAX_CANDIDATES] for pair in pairs]
         best_first = list(zip(pairs, orders, strict=True))
-        marks = [_greedy_marks(np.asarray(ious[p])[order], np.asarray(crowds[p])[order]) for p, order in best_first]
+        marks = [greedy_marks(np.asarray(ious[p])[order], np.asarray(crowds[p])[order]) for p, order in best_first]
         order = np.argsort(-np.concatenate([np.asarray(scores[p])[order] for p, order in best_first]), kind="stable")
         ranked.append(
             RankedPhrase(
@@ -153,7 +153,7 @@ def average_precision(
     return {"AP": float(values.mean()), "AP50": float(values[0]), "AP75": float(values[5])}
 
 
-def _greedy_marks(iou: np.ndarray, crowd_overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def greedy_marks(iou: np.ndarray, crowd_overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(10, D) hit and (10, D) ignored: each candidate in turn takes the best free object, else may lie on a crowd."""
     num_candidates, num_truth = iou.shape
     hits = np.zeros((len(IOU_THRESHOLDS), num_candidates), dtype=bool)

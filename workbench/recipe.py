@@ -30,6 +30,8 @@ from workbench.adapters import Plan
 from workbench.evaluate import CANDIDATE_FLOOR
 from workbench.examples import phrase_key
 from workbench.finetune import FinetuneConfig
+from workbench.guard import GuardConfig
+from workbench.negatives import NegativesConfig
 
 _PATHS = ("learn.annotations", "learn.images", "test.annotations", "test.images")
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -71,7 +73,10 @@ class Recipe(_Model):
         shots: how many of the pictures in `learn` to learn from.
         seed: of the choice of pictures and of the training.
         exhaustive: whether all categories were looked for in all pictures, so that no annotation means absent.
+        negatives: which absent phrases are learnt to be refused.
+        hold_out: how many of the shots only watch over the training, which ends when they stop improving; 0 for none.
         plan: what is trained. train: how; its seed is that of the recipe.
+        guard: how closely forgetting is watched.
         score_threshold: objects with at least this score count as found.
     """
 
@@ -84,8 +89,11 @@ class Recipe(_Model):
     shots: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
     exhaustive: bool = True
+    negatives: NegativesConfig = NegativesConfig()
+    hold_out: int = Field(default=0, ge=0)
     plan: Plan = Plan()
     train: FinetuneConfig = FinetuneConfig()
+    guard: GuardConfig = GuardConfig()
     score_threshold: float = Field(default=0.5, ge=CANDIDATE_FLOOR, le=1)
 
     @field_validator("model")
@@ -128,6 +136,8 @@ class Recipe(_Model):
 
     @model_validator(mode="after")
     def _share_seed(self) -> Recipe:
+        if self.hold_out >= self.shots:
+            raise ValueError(f"hold_out={self.hold_out} leaves none of the {self.shots} shots to learn from")
         object.__setattr__(self, "train", replace(self.train, seed=self.seed))
         return self
 

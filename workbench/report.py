@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,37 @@ import numpy as np
 from PIL import Image
 
 from sam3.files import write_text
-from workbench.report_style import EVENTS, LIMITS, METRICS, PAGE, STYLE, WORSE_EVENTS
-from workbench.show import draw_answer, draw_truth, plot_training, records_of, verdict_of, worth_seeing
+from workbench.evaluate import LOWER_IS_BETTER
+from workbench.plots import plot_reliability
+from workbench.report_panels import (
+    CalibrationPanel,
+    Retention,
+    calibration_section,
+    retention_section,
+    retention_warnings,
+)
+from workbench.report_style import (
+    EVENTS,
+    LIMITS,
+    METRICS,
+    NOT_DEFINED,
+    PAGE,
+    STYLE,
+    WORSE_EVENTS,
+    inline_figure,
+    percent,
+    table,
+)
+from workbench.show import (
+    draw_answer,
+    draw_truth,
+    plot_metrics,
+    plot_training,
+    records_of,
+    show_results,
+    verdict_of,
+    worth_seeing,
+)
 
 if TYPE_CHECKING:
     from workbench.compare import Comparison, Delta, PairChange
@@ -28,7 +58,6 @@ if TYPE_CHECKING:
 MAX_PAIRS = 24
 MAX_ROWS = 12
 PICTURE_SIDE_PX = 420
-NOT_DEFINED = "\u2013"
 
 
 def write_report(
@@ -41,6 +70,9 @@ def write_report(
     log: str | Path | None,
     facts: Mapping[str, str],
     learned_ids: Collection[str] | None = None,
+    calibration: CalibrationPanel | None = None,
+    retention: Retention | None = None,
+    png_dir: str | Path | None = None,
 ) -> Path:
     """Writes `report.html` and `comparison.json`.
 
@@ -54,6 +86,10 @@ def write_report(
             the lines of code that load the adapter again.
         learned_ids: image_ids of the pictures that were learned from; lets the report say whether the measured
             pictures are unseen.
+        calibration: working thresholds and how scores relate to hits; None leaves this section out.
+        retention: what the model could do before and must not forget; None leaves this section out.
+        png_dir: folder for the figures as PNG files: `metrics`, `results`, and where there is something to draw
+            `training` and `reliability`; None writes none.
 
     Returns:
         The path of report.html.
@@ -64,9 +100,11 @@ def write_report(
     _check(before, after, comparison)
     sections = {
         "Numbers": _metrics_table(comparison),
+        **({} if retention is None else {"What it must not forget": retention_section(retention)}),
         "Pictures": _pictures(before, after, comparison, examples),
         "Phrases that are not in the picture": _refusals(before, after),
         "Phrases that are in the picture": _findings(before, after),
+        **({} if calibration is None else {"Working thresholds": calibration_section(calibration)}),
         "Training": _training(log),
         "Settings": _settings(before, after, facts),
         "Use the adapter again": _use_again(facts),
@@ -74,7 +112,8 @@ def write_report(
     }
     body = [f'<p class="headline">{escape(headline(before, comparison, learned_ids))}</p>']
     body += [f"<p>{escape(sentence)}</p>" for sentence in _second_sentences(before, after, comparison)]
-    body += [f'<p class="warning">{escape(text)}</p>' for text in _warnings(comparison, before, learned_ids)]
+    warnings = [*_warnings(comparison, before, learned_ids), *retention_warnings(retention)]
+    body += [f'<p class="warning">{escape(text)}</p>' for text in warnings]
     links = " ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in sections)
     body.append(f"<nav>{links}</nav>")
     body += [
@@ -85,7 +124,29 @@ def write_report(
     target = Path(out_dir) / "report.html"
     comparison.save(target.with_name("comparison.json"))
     write_text(target, page)
+    if png_dir is not None:
+        _save_figures(Path(png_dir), before, after, comparison, examples, log, calibration)
     return target
+
+
+def _save_figures(
+    folder: Path,
+    before: Evaluation,
+    after: Evaluation,
+    comparison: Comparison,
+    examples: ExampleSet,
+    log: str | Path | None,
+    calibration: CalibrationPanel | None,
+) -> None:
+    """The figures as files; one that cannot be drawn is left out, the page says why."""
+    plot_metrics(comparison, save=folder / "metrics.png")
+    if calibration is not None:
+        plot_reliability(calibration.before, calibration.after, save=folder / "reliability.png")
+    with suppress(OSError, ValueError, KeyError):
+        show_results(examples, before, after, comparison=comparison, save=folder / "results.png")
+    if log is not None:
+        with suppress(OSError, ValueError):
+            plot_training(log, save=folder / "training.png")
 
 
 def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection[str] | None = None) -> str:
@@ -96,8 +157,8 @@ def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection
     unseen = "unseen " if learned_ids is not None and not measured & set(learned_ids) else ""
     asked = f"On {_count(len(measured), f'{unseen}picture')} with {_count(len(comparison.pairs), 'question')}"
     if not math.isfinite(delta.delta):
-        return f"{asked}, {name} cannot be told: {_percent(delta.before)} before, {_percent(delta.after)} after."
-    went = f"{name} went from {_percent(delta.before)} to {_percent(delta.after)}"
+        return f"{asked}, {name} cannot be told: {percent(delta.before)} before, {percent(delta.after)} after."
+    went = f"{name} went from {percent(delta.before)} to {percent(delta.after)}"
     change = f"{100 * delta.delta:+.1f}"
     if delta.ci95 is not None:
         change += f", 95 % interval {100 * delta.ci95[0]:+.1f} to {100 * delta.ci95[1]:+.1f}"
@@ -132,8 +193,8 @@ def _second_sentences(before: Evaluation, after: Evaluation, comparison: Compari
     absent = comparison.metrics["IL_FPR"]
     if any(record.num_truth == 0 for record in before.records):
         sentences[0] += (
-            f" A phrase that is not in the picture was claimed in {_percent(absent.before)} % of the cases before and "
-            f"in {_percent(absent.after)} % after."
+            f" A phrase that is not in the picture was claimed in {percent(absent.before)} % of the cases before and "
+            f"in {percent(absent.after)} % after."
         )
     worse, better = len(comparison.regressions), sum(pair.delta > 0 for pair in comparison.pairs)
     sentences.append(
@@ -169,29 +230,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else NOT_DEFINED
-
-
 def _anchor(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower())
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
-    """A table from cells that are HTML already; the column titles repeat beside the cells on narrow screens."""
-    top = "".join(f'<th scope="col">{title}</th>' for title in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>'
-        + "".join(
-            f'<td data-title="{title}"><span>{cell}</span></td>' for title, cell in zip(head[1:], row[1:], strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-
-
 def _metrics_table(comparison: Comparison) -> str:
     rows = []
     for name, delta in comparison.metrics.items():
@@ -202,8 +245,8 @@ def _metrics_table(comparison: Comparison) -> str:
         rows.append(
             (
                 f"{escape(name)}<small>{escape(meaning)}</small>",
-                _percent(delta.before),
-                _percent(delta.after),
+                percent(delta.before),
+                percent(delta.after),
                 _change(name, delta),
                 interval,
                 _track(delta),
@@ -215,7 +258,7 @@ def _metrics_table(comparison: Comparison) -> str:
         "interval includes 0 is marked unsure."
     )
     head = ("metric", "before", "after", "change", "95 % interval", "0 to 100")
-    return f"<p>{escape(note)}</p>{_table(head, rows, 'metrics')}"
+    return f"<p>{escape(note)}</p>{table(head, rows, 'metrics')}"
 
 
 def _change(name: str, delta: Delta) -> str:
@@ -224,7 +267,7 @@ def _change(name: str, delta: Delta) -> str:
     text = f"{100 * delta.delta:+.1f}"
     if round(1000 * delta.delta) == 0:
         return f"{text} <em>same</em>"
-    is_better = (delta.delta > 0) != (name == "IL_FPR")
+    is_better = (delta.delta > 0) != (name in LOWER_IS_BETTER)
     kind = ("better" if is_better else "worse") if delta.is_certain else "unsure"
     return f'{text} <em class="{kind}">{kind}</em>'
 
@@ -298,10 +341,10 @@ def _findings(before: Evaluation, after: Evaluation) -> str:
 def _worst_first(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str]) -> str:
     """A table with its sum; of a long one the first rows, and the rest behind a click."""
     if len(rows) <= MAX_ROWS + 4:
-        return _table(head, [*rows, total], "plain")
+        return table(head, [*rows, total], "plain")
     title = f"<summary>{len(rows) - MAX_ROWS} more phrases</summary>"
-    rest = _table(head, rows[MAX_ROWS:], "plain")
-    return f"{_table(head, [*rows[:MAX_ROWS], total], 'plain')}<details>{title}{rest}</details>"
+    rest = table(head, rows[MAX_ROWS:], "plain")
+    return f"{table(head, [*rows[:MAX_ROWS], total], 'plain')}<details>{title}{rest}</details>"
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -356,7 +399,7 @@ def _card(pair: PairChange, cells: Sequence[tuple[str, str, Callable[[], np.ndar
         figures.append(f"<figure>{picture}<figcaption><b>{title}</b> {escape(text)}</figcaption></figure>")
     head = (
         f'<h3>{escape(pair.phrase)} <em class="{kind}">{EVENTS.get(pair.event, pair.event)}</em></h3>'
-        f"<small>{escape(pair.image_id)}, F1 {_percent(pair.f1_before)} to {_percent(pair.f1_after)}</small>"
+        f"<small>{escape(pair.image_id)}, F1 {percent(pair.f1_before)} to {percent(pair.f1_after)}</small>"
     )
     return f'<article class="card"><header>{head}</header>{"".join(figures)}</article>'
 
@@ -375,12 +418,7 @@ def _training(log: str | Path | None) -> str:
         figure = plot_training(log)
     except (OSError, ValueError) as error:
         return f'<p class="warning">The training curve cannot be drawn: {escape(str(error))}</p>'
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    return (
-        f'<div class="scroll"><img class="curve" src="data:image/png;base64,{data}" alt="losses over the steps"></div>'
-    )
+    return inline_figure(figure, "losses over the steps")
 
 
 def _settings(before: Evaluation, after: Evaluation, facts: Mapping[str, str]) -> str:
@@ -391,7 +429,7 @@ def _settings(before: Evaluation, after: Evaluation, facts: Mapping[str, str]) -
         "seconds in the model": f"{before.seconds:.1f} before, {after.seconds:.1f} after",
     }
     rows = [(escape(str(name)), escape(str(value))) for name, value in {**facts, **known}.items()]
-    return _table(("setting", "value"), rows, "plain settings")
+    return table(("setting", "value"), rows, "plain settings")
 
 
 def _use_again(facts: Mapping[str, str]) -> str:

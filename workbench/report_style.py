@@ -1,6 +1,19 @@
-"""Words and looks of the report: what each metric means, what its limits are, the page frame and its style sheet."""
+"""Words and looks of the report: what each metric means, what its limits are, the page frame and its style sheet, and
+how numbers, tables and figures become HTML."""
 
 from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOT_DEFINED = "\u2013"
 
 METRICS = {
     "cgF1": "overall: outlines where the phrase is there (pmF1) times the right decision whether it is (IL_MCC)",
@@ -9,10 +22,14 @@ METRICS = {
     "AP": "average precision of the outlines over all scores, mean over phrases",
     "AP50": "AP when half an overlap is enough",
     "AP_positive": "AP counted only where the phrase is in the picture",
+    "mIoU": "mean overlap of the labelled objects with their outlines; 0 for a missed one",
     "mIoU_hits": "mean overlap of the outlines that hit an object",
+    "semantic_IoU": "overlap of all outlines of a phrase, taken as one area, with all its objects",
     "IL_MCC": "is the phrase in the picture at all? 100: always right, 0: guessing",
     "IL_FPR": "absent phrases that were claimed all the same; lower is better",
     "IL_recall": "present phrases for which something was found",
+    "count_accuracy": "questions answered with the right number of objects",
+    "count_error": "objects too many or too few, per labelled object; lower is better",
     "box_cgF1": "cgF1 with boxes in place of outlines",
     "box_pmF1": "pmF1 with boxes",
     "box_AP": "AP with boxes",
@@ -94,6 +111,7 @@ figcaption { font-size: .88rem; padding-top: .2rem; }
 .legend i { display: inline-block; width: .9em; height: .9em; margin-right: .4em; vertical-align: -.1em; }
 .truth { background: #009e73; } .hit { background: #0072b2; } .alarm { background: #d55e00; }
 .miss { background: #f0e442; border: 1px solid #8a8200; }
+.plot { width: 100%; max-width: 560px; height: auto; }
 .scroll { overflow-x: auto; } .curve { width: 100%; min-width: 620px; max-width: 900px; height: auto; }
 pre { background: #f4f6f8; padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: .9rem; }
 summary { cursor: pointer; color: #00558a; }
@@ -110,6 +128,7 @@ summary { cursor: pointer; color: #00558a; }
   .plain tr { display: grid; grid-template-columns: 7fr 10fr 10fr; }
   .plain th:first-child { grid-column: 1 / -1; }
   .plain td:nth-child(5) { grid-column: 2; }
+  .plain.wide tr { display: flex; }
   .plain.settings tr { display: block; }
   .settings td { white-space: normal; }
   td::before { content: attr(data-title); display: block; color: var(--quiet); font-size: .8rem; }
@@ -124,3 +143,31 @@ summary { cursor: pointer; color: #00558a; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+
+
+def percent(value: float) -> str:
+    """A fraction in per cent with one digit; a dash where it is undefined."""
+    return f"{100 * value:.1f}" if math.isfinite(value) else NOT_DEFINED
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
+    """A table from cells that are HTML already; the column titles repeat beside the cells on narrow screens."""
+    top = "".join(f'<th scope="col">{title}</th>' for title in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>'
+        + "".join(
+            f'<td data-title="{title}"><span>{cell}</span></td>' for title, cell in zip(head[1:], row[1:], strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def inline_figure(figure: Figure, alt: str, kind: str = "curve") -> str:
+    """A figure inside the page; wide ones scroll on narrow screens."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    image = f'<img class="{kind}" src="data:image/png;base64,{data}" alt="{escape(alt, quote=True)}">'
+    return f'<div class="scroll">{image}</div>'

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from workbench.evaluate import LOWER_IS_BETTER
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.paint import PALETTE, Colour, fit_boxes, fit_image, fit_masks, overlay
 
@@ -24,10 +25,12 @@ __all__ = [
     "change_in_words",
     "draw_answer",
     "draw_truth",
+    "new_figure",
     "overlay",
     "plot_metrics",
     "plot_training",
     "records_of",
+    "saved",
     "show_batch",
     "show_results",
     "verdict_of",
@@ -157,11 +160,13 @@ def _figure_class() -> type[Figure]:
     return ShownFigure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure of this size in inches that notebooks show."""
     return _figure_class()(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _saved(figure: Figure, save: str | Path | None) -> Figure:
+def saved(figure: Figure, save: str | Path | None) -> Figure:
+    """The figure, written to a file (PNG, PDF or SVG by its ending) unless that is None."""
     if save is not None:
         Path(save).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(save, dpi=110)
@@ -213,13 +218,13 @@ def show_batch(
     rows = math.ceil(len(chosen) / columns)
     parts = [_labelled_picture(example) for example in chosen]
     num_lines = max(len("\n".join(legend).split("\n")) for _, _, legend in parts)
-    figure = _figure(3.0 * columns, (3.3 + 0.17 * num_lines) * rows)
+    figure = new_figure(3.0 * columns, (3.3 + 0.17 * num_lines) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, part in zip(grid.flat, parts, strict=False):
         _show(axes, *part)
     for axes in grid.flat[len(chosen) :]:
         axes.set_axis_off()
-    return _saved(figure, save)
+    return saved(figure, save)
 
 
 def _labelled_picture(example: Example) -> tuple[np.ndarray, str, dict[str, Colour | None]]:
@@ -265,7 +270,7 @@ def show_results(
         comparison = compare(before, after, num_resamples=1)
     pairs = worth_seeing(comparison, limit)
     olds, news = records_of(before), records_of(after)
-    figure = _figure(9.2, 3.3 * len(pairs) + 0.35)
+    figure = new_figure(9.2, 3.3 * len(pairs) + 0.35)
     grid = figure.subplots(len(pairs), 3, squeeze=False)
     for row, pair in zip(grid, pairs, strict=True):
         example, key = examples.example(pair.image_id), (pair.image_id, pair.phrase)
@@ -282,7 +287,7 @@ def show_results(
             _show(axes, answer, f"{name}: {verdict}\npresence {record.presence_score:.2f}")
     handles = _patches({"labelled": TRUTH, "found": HIT, "false alarm": FALSE_ALARM, "missed": MISS})
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return _saved(figure, save)
+    return saved(figure, save)
 
 
 def records_of(evaluation: Evaluation) -> dict[tuple[str, str], PairRecord]:
@@ -293,10 +298,10 @@ def records_of(evaluation: Evaluation) -> dict[tuple[str, str], PairRecord]:
 def plot_metrics(comparison: Comparison, *, save: str | Path | None = None) -> Figure:
     """Every metric as a line from before (hollow) to after (full), with its change and interval in words."""
     metrics = {name: delta for name, delta in comparison.metrics.items() if math.isfinite(delta.delta)}
-    figure = _figure(8.0, 0.38 * len(metrics) + 1.0)
+    figure = new_figure(8.0, 0.38 * len(metrics) + 1.0)
     axes = figure.subplots()
     for place, (name, delta) in enumerate(metrics.items()):
-        is_better = (delta.delta > 0) != (name == "IL_FPR")
+        is_better = (delta.delta > 0) != (name in LOWER_IS_BETTER)
         colour = np.array((PALETTE[0] if is_better else PALETTE[3]) if delta.is_certain else (130, 130, 130)) / 255
         before, after = 100 * delta.before, 100 * delta.after
         axes.plot([before, after], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt", zorder=1)
@@ -304,7 +309,7 @@ def plot_metrics(comparison: Comparison, *, save: str | Path | None = None) -> F
         axes.plot(after, place, "o", markersize=8, color=colour, zorder=3)
         axes.text(1.02, place, change_in_words(delta), transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.set_yticks(
-        range(len(metrics)), [f"{name} (lower is better)" if name == "IL_FPR" else name for name in metrics]
+        range(len(metrics)), [f"{name} (lower is better)" if name in LOWER_IS_BETTER else name for name in metrics]
     )
     axes.invert_yaxis()
     lowest = min([0.0] + [100 * min(delta.before, delta.after) for delta in metrics.values()])
@@ -316,7 +321,7 @@ def plot_metrics(comparison: Comparison, *, save: str | Path | None = None) -> F
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(labelsize=9, length=0)
-    return _saved(figure, save)
+    return saved(figure, save)
 
 
 def change_in_words(delta: Any, *, scale: float = 100.0) -> str:
@@ -337,7 +342,7 @@ def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Fi
         ValueError: the file holds no step with a loss.
     """
     curves = _loss_curves(Path(log_path))
-    figure = _figure(8.0, 3.2)
+    figure = new_figure(8.0, 3.2)
     axes = figure.subplots()
     for place, (name, points) in enumerate(curves.items()):
         steps, values = np.array(points).T
@@ -357,7 +362,7 @@ def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Fi
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _saved(figure, save)
+    return saved(figure, save)
 
 
 def _loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:

@@ -53,8 +53,21 @@ class Losses:
         return {f.name: float(getattr(self, f.name).detach()) for f in fields(self)}
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """Over how many objects and pairs losses are averaged: those of a whole batch that is worked off in parts."""
+
+    num_objects: int
+    num_pairs: int
+
+
 def criterion(
-    output: DetectorOutput, targets: Targets, weights: LossWeights, *, assigned: Matches | None = None
+    output: DetectorOutput,
+    targets: Targets,
+    weights: LossWeights,
+    *,
+    assigned: Matches | None = None,
+    whole: BatchSize | None = None,
 ) -> Losses:
     """All losses of one batch, over every decoder layer and both halves of the queries.
 
@@ -63,6 +76,7 @@ def criterion(
         targets: what its P pairs should have found.
         assigned: which query answers for which object in every one-to-one layer; default the Hungarian matching of the
             layer's own predictions, which a model that predicts nothing useful yet cannot profit from.
+        whole: of the batch these pairs are part of; the losses of all parts then add up to those of the batch.
 
     Raises:
         ValueError: the output and the targets speak of different numbers of pairs.
@@ -73,7 +87,8 @@ def criterion(
             "build both from the same prompts"
         )
     terms: dict[str, Tensor] = {f.name: output.pred_logits.new_zeros(()) for f in fields(Losses) if f.name != "total"}
-    normaliser = max(len(targets.pair), 1)
+    whole = whole or BatchSize(len(targets.pair), targets.num_pairs)
+    normaliser, share = max(whole.num_objects, 1), targets.num_pairs / whole.num_pairs
 
     def add(
         layer: LayerOutput,
@@ -87,7 +102,7 @@ def criterion(
         terms["box"] = terms["box"] + factor * box
         terms["giou"] = terms["giou"] + factor * giou
         classification = classification_loss(layer, targets, matches, weights.positive)
-        terms["classification"] = terms["classification"] + factor * classification
+        terms["classification"] = terms["classification"] + factor * share * classification
         if is_last and output.mask_features is not None and targets.masks is not None:
             mask, dice = mask_losses(output, layer, targets, matches, normaliser)
             terms["mask"] = terms["mask"] + factor * mask
@@ -95,7 +110,7 @@ def criterion(
 
     for layer in output.layers:
         add(layer, match_one_to_one, 1.0, layer is output.layers[-1], assigned)
-        terms["presence"] = terms["presence"] + presence_loss(layer.presence_logits, targets)
+        terms["presence"] = terms["presence"] + share * presence_loss(layer.presence_logits, targets)
     for layer in output.one_to_many:
         is_last = layer is output.one_to_many[-1]
         # Only the final layer is matched one-to-many; the earlier ones learn by the Hungarian assignment.

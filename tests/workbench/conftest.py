@@ -142,6 +142,8 @@ def draw_project(folder: Path, small_weights: Path) -> Project:
         "shots": 4,
         "plan": {"name": "lora", "rank": 2},
         "train": {"steps": 4, "images": 2, "phrases": 2, "views": 3, "checkpoint_every": 3, "warmup": 2},
+        "negatives": {"mine": True, "phrases": ["heart", "star"]},
+        "guard": {"scenes": 1, "replay": 2, "max_cgf1_loss": 1, "max_refusal_loss": 1},
         "score_threshold": 0.2,
     }
     made = Project(folder, settings)

@@ -44,7 +44,7 @@ def few_pictures(monkeypatch):
 def reference(tmp_path_factory, pristine):
     """The folder of a finished job, not to be changed, and what it gave."""
     out = tmp_path_factory.mktemp("reference") / "out"
-    return out, run_recipe(pristine.recipe, out, progress=False)
+    return out, run_recipe(pristine.recipe, out, progress=False).comparison
 
 
 @pytest.fixture
@@ -70,8 +70,12 @@ def test_the_job_leaves_everything_its_folder_promises(pristine, reference):
     assert [json.loads(line)["step"] for line in (out / "log.jsonl").read_text("utf-8").splitlines()] == [1, 2, 3, 4]
     report = (out / "report.html").read_text("utf-8")
     assert report.startswith("<!DOCTYPE html>") and report.rstrip().endswith("</html>")
-    assert "On 5 unseen pictures with 15 questions" in report and "lora, rank 2" in report
+    assert "On 5 unseen pictures with 15 questions" in report and "lora: both encoders too" in report
     assert load_recipe(out / "recipe.yaml") == load_recipe(pristine.recipe)
+    retention = json.loads((out / "retention.json").read_text("utf-8"))
+    assert retention["pairs"] == 8 and retention["complaints"] == []
+    mined = json.loads((out / "negatives.json").read_text("utf-8"))
+    assert mined["num_asked"] >= 4 * 2
 
 
 def test_the_adapter_of_the_job_gives_the_answers_that_were_measured(project, finished, small_weights):
@@ -106,7 +110,7 @@ def test_a_finished_job_is_not_repeated(project, finished, monkeypatch):
     monkeypatch.setattr(module, "evaluate", forbidden)
     monkeypatch.setattr(module, "finetune", forbidden)
     (out / "report.html").unlink()
-    again = run_recipe(project.recipe, out, progress=False)
+    again = run_recipe(project.recipe, out, progress=False).comparison
     assert again.to_dict() == comparison.to_dict()
     assert kept.items() <= contents(out).items() and (out / "report.html").exists()
 
@@ -175,7 +179,7 @@ def test_another_recipe_in_the_folder_is_refused_with_advice(project, finished):
     assert "train.steps is 4 there and 5 here" in message and "plan.rank is 2 there and 3 here" in message
     assert "Choose a new folder, or delete" in message and "--restart" in message
     assert contents(out) == before
-    assert isinstance(run_recipe(recipe, out, progress=False, resume=False), Comparison)
+    assert isinstance(run_recipe(recipe, out, progress=False, resume=False).comparison, Comparison)
     assert len((out / "log.jsonl").read_text("utf-8").splitlines()) == 5
 
 
@@ -321,10 +325,10 @@ def test_a_folder_that_cannot_be_written(project, tmp_path):
 
 # --- the packaged model
 def test_the_packaged_model_adapts_to_coins(repo_root, tmp_path):
-    overrides = ["train.steps=10", "train.images=2", "train.checkpoint_every=10"]
+    overrides = ["train.steps=10", "train.images=2", "train.checkpoint_every=10", "guard.scenes=2", "guard.replay=2"]
     recipe = load_recipe(repo_root / "recipes" / "coins.yaml", overrides)
     assert isinstance(recipe, Recipe)
-    comparison = run_recipe(recipe, tmp_path / "coins", progress=False)
+    comparison = run_recipe(recipe, tmp_path / "coins", progress=False).comparison
     assert comparison.before["model"] == "tiny" and comparison.num_images == 13
     before, after = (Evaluation.load(tmp_path / "coins" / f"{name}.json").records for name in ("before", "after"))
     assert [record.presence_score for record in before] != [record.presence_score for record in after]

@@ -19,12 +19,13 @@ from sam3.checkpoint import load_sam3
 from sam3.predictor import ImagePredictor
 from sam3.prompts import Prompt
 from workbench.__main__ import app
-from workbench.adapters import Plan, add_adapter
+from workbench.adapters import PLANS, Plan, add_adapter
 from workbench.evaluate import Evaluation
 from workbench.examples import ExampleSet
 from workbench.formats import mask_of
+from workbench.guard import Retention
 
-COMMANDS = ("adapt", "predict", "evaluate", "compare", "pretrain", "import", "export")
+COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export")
 
 
 def invoke(*arguments: object):
@@ -200,7 +201,7 @@ def test_predict_takes_example_boxes_and_points(project, small_weights, tmp_path
 
 
 def test_predict_asks_the_phrases_of_an_adapter(project, small_weights, tmp_path):
-    folder = add_adapter(load_sam3(small_weights), Plan("heads", rank=1), ("red disc", "bar")).save(
+    folder = add_adapter(load_sam3(small_weights), Plan("decoder", rank=1), ("red disc", "bar")).save(
         tmp_path / "adapter"
     )
     image = project.folder / "images" / "test_02.png"
@@ -239,7 +240,7 @@ def test_predict_names_a_picture_that_is_none(small_weights, tmp_path):
 
 # --- evaluate, compare
 def test_evaluate_and_compare_measure_with_and_without_an_adapter(project, small_weights, tmp_path):
-    adapter = add_adapter(load_sam3(small_weights), Plan("heads", rank=1), ("red disc",)).save(tmp_path / "adapter")
+    adapter = add_adapter(load_sam3(small_weights), Plan("decoder", rank=1), ("red disc",)).save(tmp_path / "adapter")
     data = ["--annotations", project.folder / "test.json", "--images", project.folder / "images"]
     asked = ["--model", small_weights, "--phrase", "disc=red disc", "--absent", "green star", "--threshold", 0.2]
     before, after = tmp_path / "before.json", tmp_path / "after.json"
@@ -303,3 +304,26 @@ def test_pretrain_hands_its_settings_on(tmp_path, monkeypatch):
     assert (out, config.dense_steps, config.seed, device) == (tmp_path, 3, 4, "cpu")
     assert config.full_steps == workbench.pretrain.PretrainConfig().full_steps
     assert f"Weights: {tmp_path / 'model.safetensors'}" in text
+
+
+def test_plans_compares_all_five(project):
+    text = succeed("plans", project.recipe)
+    rows = [line.split()[0] for line in text.splitlines() if line and line.split()[0] in PLANS]
+    assert rows == list(PLANS)
+    assert "4 pictures, 4 steps of 2 pictures" in text and "repairs refusal" in text
+
+
+def test_doctor_is_content_here_and_complains_about_missing_weights(tmp_path):
+    assert "tiny: 6.4 million parameters" in succeed("doctor", "--out", tmp_path)
+    result = invoke("doctor", "--model", tmp_path / "none.safetensors")
+    assert result.exit_code == 1 and "BAD  weights" in result.stdout
+
+
+def test_a_model_that_forgot_ends_with_a_code_of_its_own(project, tmp_path, monkeypatch):
+    lost = Retention("rendered scenes", 8, 0.5, 0.2, 0.9, 0.9, 0.05, 0.05)
+    monkeypatch.setattr("workbench.adapt.measure_retention", lambda *_, **__: lost)
+    result = invoke("adapt", project.recipe, "--out", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "cgF1 on rendered scenes fell from 0.500 to 0.200" in result.stderr and "guard.replay" in result.stderr
+    assert (tmp_path / "out" / "report.html").exists()
+    assert invoke("adapt", project.recipe, "--out", tmp_path / "out").exit_code == 3

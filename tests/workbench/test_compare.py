@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.compare import compare
+from workbench.compare import PhraseChange, compare
 from workbench.evaluate import METRIC_NAMES, Evaluation, PairRecord, RecordStatistics, metrics_of
 
 RLE = {"size": [4, 4], "counts": "5163"}
@@ -22,7 +22,10 @@ def record(image: str, phrase: str, num_truth: int, *candidates: tuple[float, li
     scores = tuple(score for score, _ in candidates)
     status = "positive" if num_truth else "absent"
     presence = max(scores, default=0.1)
-    return PairRecord(image, phrase, status, presence, scores, rows, rows, num_truth, (RLE,) * len(rows))
+    truth = RLE if num_truth else None
+    return PairRecord(
+        image, phrase, status, presence, scores, rows, rows, num_truth, (RLE,) * len(rows), truth_rle=truth
+    )
 
 
 def evaluation(*records: PairRecord, model: str = "model", threshold: float = 0.5) -> Evaluation:
@@ -142,6 +145,33 @@ def test_regressions_come_first_and_false_alarms_before_misses():
     miss = comparison.pairs[2]
     assert (miss.missed_before, miss.missed_after, miss.f1_before, miss.f1_after) == (0, 1, 1.0, 0.0)
     assert (miss.presence_before, miss.presence_after) == (0.9, 0.1)
+
+
+def test_phrases_are_summed_up_with_the_largest_loss_first():
+    hit = (0.9, [0.9])
+    before = evaluation(
+        record("a", "cup", 1, hit),
+        record("b", "cup", 2, (0.9, [0.9, 0.0])),
+        record("a", "star", 0),
+        record("b", "star", 0, (0.8, [])),
+        record("c", "star", 1, hit),
+        record("a", "fork", 1),
+    )
+    after = evaluation(
+        record("a", "cup", 1),
+        record("b", "cup", 2, (0.9, [0.9, 0.0]), (0.8, [0.0, 0.0])),
+        record("a", "star", 0),
+        record("b", "star", 0),
+        record("c", "star", 1, hit),
+        record("a", "fork", 1, hit),
+    )
+    comparison = compare(before, after, num_resamples=10)
+    cup, star, fork = comparison.phrases
+    assert cup == PhraseChange("cup", 2, 0, 3, 2, 1, 0, 1, 0, 0, pytest.approx((-1 + 0.5 - 2 / 3) / 2), 2)
+    assert star == PhraseChange("star", 1, 2, 1, 1, 1, 1, 0, 1, 0, pytest.approx(1 / 3), 0)
+    assert (fork.found_before, fork.found_after, fork.delta) == (0, 1, 1.0)
+    assert [phrase["phrase"] for phrase in comparison.to_dict()["phrases"]] == ["cup", "star", "fork"]
+    assert all(phrase.delta == 0 == phrase.num_worse for phrase in compare(after, after, num_resamples=1).phrases)
 
 
 def test_more_false_alarms_on_a_phrase_that_had_one_already_count_as_worse():

@@ -10,7 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.evaluate import CANDIDATE_FLOOR, METRIC_NAMES, Evaluation, PairRecord, evaluate, metrics_of, write_json
+from workbench.evaluate import (
+    CANDIDATE_FLOOR,
+    LOWER_IS_BETTER,
+    MASK_METRICS,
+    METRIC_NAMES,
+    Evaluation,
+    PairRecord,
+    evaluate,
+    metrics_of,
+    pool_folds,
+    write_json,
+)
 from workbench.examples import Concept, Example, ExampleSet, boxes_of_masks
 
 SIZE = 48
@@ -86,7 +97,7 @@ def measured(answers: dict, data: ExampleSet = DATA, **options) -> Evaluation:
 def test_perfect_answers_score_one_everywhere():
     evaluation = measured(PERFECT)
     assert tuple(evaluation.metrics) == METRIC_NAMES
-    expected = {name: 0.0 if name == "IL_FPR" else 1.0 for name in METRIC_NAMES}
+    expected = {name: 0.0 if name in LOWER_IS_BETTER else 1.0 for name in METRIC_NAMES}
     assert evaluation.metrics == pytest.approx(expected, abs=1e-3)
     assert (evaluation.model, evaluation.data, evaluation.score_threshold) == ("oracle", "squares", 0.5)
     assert evaluation.seconds > 0
@@ -131,6 +142,26 @@ def test_one_miss_and_one_false_alarm_give_the_numbers_counted_by_hand():
     # red square: hits at rank 1 and 2 (0.95, 0.9), false alarm last, 2 of 3 objects: 67 of 101 recall points; star: 1
     assert metrics["AP"] == pytest.approx((67 / 101 + 1) / 2, abs=1e-9)
     assert metrics["mIoU_hits"] == 1.0
+    assert metrics["mIoU"] == pytest.approx(3 / 4)  # the missed one has overlap 0
+    # one object too few in one answer, one too many in another: 2 of 5 wrong, 2 off for 4 objects
+    assert metrics["count_accuracy"] == pytest.approx(3 / 5)
+    assert metrics["count_error"] == pytest.approx(2 / 4)
+    # red square: A and C found, B missed, B claimed elsewhere, all of one size: 2 of 4 areas shared; star: 1
+    assert metrics["semantic_IoU"] == pytest.approx((2 / 4 + 1) / 2)
+
+
+def test_a_semantic_map_does_not_care_which_candidate_covers_what():
+    halves = [A & (np.arange(SIZE) < 8), A & (np.arange(SIZE) >= 8)]
+    answers = {**PERFECT, (0, "red square"): answer((B, 0.9), (halves[0], 0.8), (halves[1], 0.7))}
+    metrics = measured(answers).metrics
+    assert metrics["semantic_IoU"] == 1.0
+    assert metrics["mIoU"] < 1.0 and metrics["count_accuracy"] < 1.0
+
+
+def test_older_records_without_the_area_of_all_objects_have_no_semantic_iou():
+    records = [replace(record, truth_rle=None) for record in measured(PERFECT).records]
+    assert math.isnan(metrics_of(records)["semantic_IoU"])
+    assert metrics_of(records)["mIoU"] == 1.0
 
 
 def test_a_false_alarm_above_the_hits_lowers_ap_but_not_ap_positive():
@@ -174,6 +205,27 @@ def test_answers_that_do_not_fit_are_refused():
         measured(PERFECT, unknown)
 
 
+# --------------------------------------------------------------------------------------------------------------- folds
+def test_pooled_folds_are_one_evaluation_of_the_whole_set():
+    answers = {**PERFECT, (0, "red square"): answer((A, 0.9)), (1, "red square"): answer((B, 0.6))}
+    folds = [measured(answers, judge) for _, judge in DATA.k_fold(3, seed=0)]
+    whole, pooled = measured(answers), pool_folds(folds, model_name="three models", data="squares")
+    assert sorted(pooled.records, key=str) == sorted(whole.records, key=str)
+    assert pooled.metrics == pytest.approx(whole.metrics)
+    assert (pooled.model, pooled.data) == ("three models", "squares")
+    assert pooled.seconds == pytest.approx(sum(fold.seconds for fold in folds))
+
+
+def test_folds_that_do_not_belong_together_are_refused():
+    whole = measured(PERFECT)
+    with pytest.raises(ValueError, match="'image 0', phrase 'red square' was judged in two folds"):
+        pool_folds([whole, whole], model_name="m", data="d")
+    with pytest.raises(ValueError, match=r"2 evaluations with the score thresholds \[0.4, 0.5\]"):
+        pool_folds([whole, measured(PERFECT, score_threshold=0.4)], model_name="m", data="d")
+    with pytest.raises(ValueError, match="0 evaluations"):
+        pool_folds([], model_name="m", data="d")
+
+
 # ------------------------------------------------------------------------------------------------------ box-only labels
 def box_only(data: ExampleSet, phrases: set[str]) -> ExampleSet:
     def stripped(concept: Concept) -> Concept:
@@ -188,7 +240,7 @@ def box_only(data: ExampleSet, phrases: set[str]) -> ExampleSet:
 def test_box_only_labels_leave_mask_metrics_undefined_and_box_metrics_whole():
     evaluation = measured(PERFECT, box_only(DATA, {"red square", "blue star"}))
     undefined = {name for name, value in evaluation.metrics.items() if math.isnan(value)}
-    assert undefined == {"cgF1", "pmF1", "F1", "AP", "AP50", "AP_positive", "mIoU_hits"}
+    assert undefined == set(MASK_METRICS)
     assert evaluation.metrics["box_cgF1"] == pytest.approx(1.0, abs=1e-3)
     assert evaluation.metrics["IL_MCC"] == pytest.approx(1.0, abs=1e-3)
     assert evaluation.records[0].mask_iou == ()

@@ -219,6 +219,22 @@ def test_few_shot_says_what_to_do():
         ExampleSet("none", (example("a", absent=("star",)), example("b"))).few_shot(1, 0)
 
 
+def test_k_fold_judges_every_picture_once_on_others():
+    data = many({"common": 9, "rare": 3}, blank=2)
+    folds = list(data.k_fold(3, seed=4))
+    judged = [pair.image_id for _, judge in folds for pair in judge]
+    assert sorted(judged) == sorted(pair.image_id for pair in data)
+    for learn, judge in folds:
+        assert {pair.image_id for pair in learn} == set(judged) - {pair.image_id for pair in judge}
+        assert sum(pair.image_id.startswith("rare") for pair in judge) == 1
+        assert sum(pair.image_id.startswith("common") for pair in judge) == 3
+        assert all(len(pair.concepts) == 2 for pair in judge)  # the phrases of the whole set are still asked for
+    assert [judge.name for _, judge in folds] == [f"many (judge {number} of 3, seed 4)" for number in (1, 2, 3)]
+    assert len(list(data.k_fold(len(data), seed=0))) == 14
+    with pytest.raises(ValueError, match="k is 15 for 14 pictures"):
+        next(data.k_fold(15, seed=0))
+
+
 def test_summary_counts():
     boxed = Example("c", picture(), WIDTH, HEIGHT, (Concept("star", boxes_xyxy_px=[[0, 0, 4, 4], [5, 5, 9, 9]]),))
     counts = ExampleSet("demo", (example("a", "star"), example("b", "ring", absent=("owl",)), boxed)).summary()

@@ -14,12 +14,16 @@ from workbench.metrics import (
     aggregate,
     average_precision,
     box_iou,
+    counting,
     mean_hit_iou,
+    mean_object_iou,
     pair_counts,
     rates,
     rle_iou,
+    saco_crowd_metrics,
     saco_image_metrics,
     saco_pair_counts,
+    semantic_overlap,
 )
 from workbench.ranking import precision_over_thresholds, rank_candidates
 
@@ -180,6 +184,23 @@ def test_mean_hit_iou_is_over_hits_only():
     assert np.isnan(mean_hit_iou(Tally.of(pairs[2:]).weighted(np.ones((1, 1))))[0])
 
 
+def test_mean_object_iou_counts_missed_objects_as_zero():
+    pairs = [pair_counts(np.array([[0.6, 0.0], [0.3, 0.3]])), pair_counts(np.zeros((0, 1))), pair_counts(NOTHING)]
+    total = Tally.of(pairs).weighted(np.ones((1, 3)))
+    assert mean_object_iou(total)[0] == pytest.approx((0.6 + 0.3 + 0) / 3)
+    assert np.isnan(mean_object_iou(Tally.of(pairs[2:]).weighted(np.ones((1, 1))))[0])
+
+
+def test_counting_by_hand():
+    pairs = [pair_counts(np.zeros(shape)) for shape in ((3, 2), (2, 2), (0, 1), (4, 0), (0, 0))]
+    values = counting(Tally.of(pairs).weighted(np.ones((1, 5))))
+    assert {name: value[0] for name, value in values.items()} == pytest.approx(
+        {"count_accuracy": 2 / 5, "count_mae": (1 + 0 + 1 + 4 + 0) / 5, "count_error": 6 / 5}
+    )
+    absent = counting(Tally.of(pairs[3:]).weighted(np.ones((1, 2))))
+    assert np.isnan(absent["count_error"][0]) and absent["count_mae"][0] == 2.0
+
+
 def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match=r"iou has shape \(3,\), expected \(D, G\)"):
         pair_counts(np.zeros(3))
@@ -203,6 +224,26 @@ def test_rle_iou_of_nothing_keeps_its_shape_and_other_sizes_are_refused():
     assert rle_iou([rle], []).shape == (1, 0)
     with pytest.raises(ValueError, match=r"sizes \[\(4, 4\), \(8, 8\)\]"):
         rle_iou([rle], [{"size": [8, 8], "counts": "P2"}])
+
+
+def test_semantic_overlap_equals_counting_pixels():
+    from workbench.formats import rle_of
+
+    rng = np.random.default_rng(1)
+    found, true = rng.random((4, 30, 41)) < 0.2, rng.random((3, 30, 41)) < 0.3
+    shared, covered = found.any(0) & true.any(0), found.any(0) | true.any(0)
+    rles = [[rle_of(mask) for mask in masks] for masks in (found, true)]
+    assert semantic_overlap(*rles) == (shared.sum(), covered.sum())
+    assert semantic_overlap(rles[0], []) == (0, found.any(0).sum())
+    assert semantic_overlap([], []) == (0, 0)
+
+
+def test_overlap_with_a_crowd_is_the_share_of_the_candidate():
+    from workbench.formats import rle_of
+
+    crowd, candidate = np.zeros((2, 10, 10), bool)
+    crowd[:, :5], candidate[2:6, 3:7] = True, True
+    assert rle_iou([rle_of(candidate)], [rle_of(crowd)], is_crowd=True)[0, 0] == 0.5
 
 
 def test_box_iou_by_hand():
@@ -246,6 +287,53 @@ def test_unusable_saco_files_are_refused_with_the_reason():
         image["is_instance_exhaustive"] = 0
     with pytest.raises(ValueError, match="none is marked is_instance_exhaustive"):
         saco_image_metrics(truths, predictions)
+
+
+# -------------------------------------------------------------------------------------------------------------- crowds
+def crowd_case() -> tuple[list[dict], list[dict]]:
+    """1: an object, a crowd, and candidates on the object, on the crowd and beside both. 2: a crowd alone, claimed.
+    3: nothing, silent. 4: nothing, claimed."""
+    crowd = {"bbox": [0.5, 0.5, 0.5, 0.5], "iscrowd": 1}
+    annotations = [
+        {"image_id": 1, "bbox": [0, 0, 0.2, 0.2], "iscrowd": 0},
+        {"image_id": 1, **crowd},
+        {"image_id": 2, **crowd},
+    ]
+    boxes = [(1, [0, 0, 0.2, 0.2]), (1, [0.6, 0.6, 0.1, 0.1]), (1, [0.3, 0, 0.1, 0.1])]
+    boxes += [(2, [0.7, 0.7, 0.1, 0.1]), (4, [0, 0, 0.1, 0.1])]
+    truth = {"images": [{"id": number} for number in (1, 2, 3, 4)], "categories": [{"id": 1}]}
+    truth["annotations"] = [{"category_id": 1, **annotation} for annotation in annotations]
+    return [truth], [{"image_id": i, "category_id": 1, "score": 0.9, "bbox": box} for i, box in boxes]
+
+
+def test_crowds_are_ignored_as_in_coco_under_names_of_their_own():
+    case = crowd_case()
+    dropped, ignored = saco_image_metrics(*case, "bbox"), saco_crowd_metrics(*case, "bbox")
+    assert list(ignored) == [f"{name}_crowds_ignored" for name in dropped]
+    assert dropped["precision"] == pytest.approx(1 / 5, abs=1e-4)
+    assert ignored["precision_crowds_ignored"] == pytest.approx(1 / 3, abs=1e-4)
+    assert dropped["positive_micro_precision"] == pytest.approx(1 / 3, abs=1e-4)
+    assert ignored["positive_micro_precision_crowds_ignored"] == pytest.approx(1 / 2, abs=1e-4)
+    assert dropped["IL_FPR"] == pytest.approx(2 / 3, abs=1e-4)
+    assert ignored["IL_FPR_crowds_ignored"] == pytest.approx(1 / 2, abs=1e-4)
+    assert ignored["recall_crowds_ignored"] == dropped["recall"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_candidate_that_hits_an_object_is_no_crowd_candidate():
+    counts = pair_counts(np.array([[0.8], [0.0], [0.0]]), np.array([[1.0], [0.7], [0.1]]))
+    assert counts.tp.tolist() == [1] * 7 + [0] * 3
+    assert counts.fp.tolist() == [1] * 5 + [2] * 2 + [2] * 3  # above 0.8 the first one is on the crowd again
+    assert (counts.num_kept, counts.num_truth, counts.is_decided) == (2, 1, True)
+    assert not pair_counts(np.zeros((1, 0)), np.ones((1, 1))).is_decided
+
+
+@pytest.mark.parametrize("path", CGF1_CASES[::5], ids=lambda path: path.stem)
+def test_without_crowds_both_manners_agree(path):
+    case = read(path)
+    for truth in case["ground_truths"]:
+        truth["annotations"] = [a for a in truth["annotations"] if not a["iscrowd"]]
+    arguments = case["ground_truths"], case["predictions"], "segm", case["score_threshold"]
+    assert list(saco_crowd_metrics(*arguments).values()) == list(saco_image_metrics(*arguments).values())
 
 
 # ----------------------------------------------------------------------------------------------------------- resamples

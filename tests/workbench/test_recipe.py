@@ -52,9 +52,15 @@ def test_a_model_file_beside_the_recipe_is_found_and_a_hub_name_is_left_alone(mi
 def test_overrides_reach_nested_settings_with_their_types(minimal):
     recipe = load_recipe(
         minimal,
-        ["train.steps=60", "plan.name=heads", "train.augment.flip=false", "phrases.coin=gold coin", "train.rate=1e-3"],
+        [
+            "train.steps=60",
+            "plan.name=tokens",
+            "train.augment.flip=false",
+            "phrases.coin=gold coin",
+            "train.rate=1e-3",
+        ],
     )
-    assert (recipe.train.steps, recipe.plan.name, recipe.train.augment.flip) == (60, "heads", False)
+    assert (recipe.train.steps, recipe.plan.name, recipe.train.augment.flip) == (60, "tokens", False)
     assert recipe.phrases == {"coin": "gold coin"} and recipe.train.rate == 0.001
 
 
@@ -95,7 +101,7 @@ def test_a_recipe_cannot_be_changed(minimal):
         ("train.absent_share=1.5", "train: received absent_share=1.5; expected a share from 0 to 1"),
         ("train.augment.zoom=0", "train.augment: received zoom=0.0; expected the least share"),
         ("train.augment=3", "train.augment: received 3; expected settings inside it: flip, turn, zoom"),
-        ("plan.name=all", "plan.name: received 'all'; expected 'heads' or 'lora'"),
+        ("plan.name=all", "plan.name: received 'all'; expected 'presence', 'tokens', 'decoder', 'lora' or 'full'"),
         ("plan.rank=0", "plan: received rank 0; expected at least 1"),
         ("score_threshold=0.01", "score_threshold: received 0.01; expected greater than or equal to 0.05"),
         ("name=7", "name: received 7; expected a valid string; put it in quotes"),

@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from workbench.calibrate import calibrate
 from workbench.compare import Comparison, Delta, compare
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Concept, Example, ExampleSet, boxes_of_masks
 from workbench.report import headline, write_report
+from workbench.report_panels import CalibrationPanel, Retention, RetentionRow
 from workbench.show import worth_seeing
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
@@ -274,6 +276,28 @@ def test_the_training_curve_is_drawn_or_its_absence_said(case, tmp_path):
     log.write_text("{}")
     assert "The training curve cannot be drawn" in case.write(tmp_path / "out", log=log)
     assert "There is no log of a training" in case.write(tmp_path / "out")
+
+
+def test_optional_sections_and_figures_as_files(case, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(json.dumps({"step": step, "loss": 1 / step}) for step in (1, 2, 3)))
+    plain = case.write(tmp_path / "plain")
+    assert "Working thresholds" not in plain and "must not forget" not in plain
+    page = Reader(
+        case.write(
+            tmp_path / "full",
+            log=log,
+            calibration=CalibrationPanel.of(calibrate(case.before.records), case.after.records),
+            retention=Retention("other pictures", (RetentionRow("refusals", 0.9, 0.5, 0.02),)),
+            png_dir=tmp_path / "full" / "figures",
+        )
+    )
+    assert "Working thresholds" in page.text and "What it must not forget" in page.text
+    assert "forgotten more than was allowed: refusals" in page.text
+    assert "share of hits over the score, recorded and calibrated" in [alt for _, alt in page.images]
+    names = ["metrics.png", "reliability.png", "results.png", "training.png"]
+    assert sorted(path.name for path in (tmp_path / "full" / "figures").iterdir()) == names
+    assert all(Image.open(tmp_path / "full" / "figures" / name).width > 400 for name in names)
 
 
 def test_settings_and_code_to_load_the_adapter(case, tmp_path):

@@ -1,0 +1,69 @@
+"""Costs are told before the start, without touching the model; a run that cannot fit is refused with advice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sam3.checkpoint import load_sam3
+from workbench.adapters import PLANS, Plan, add_adapter
+from workbench.batches import bytes_per_view
+from workbench.costs import check, estimate
+from workbench.finetune import FinetuneConfig
+
+CONFIG = FinetuneConfig(steps=5, images=3, phrases=2, views=4)
+PHRASES = ("disc", "bar")
+
+
+@pytest.fixture
+def model(small_weights):
+    return load_sam3(small_weights)
+
+
+def test_an_estimate_leaves_model_and_random_numbers_as_they_were(model, drawn):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    for name in PLANS:
+        estimate(model, Plan(name, rank=2), drawn, CONFIG)
+    assert torch.equal(torch.rand(3), expected)
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert all(p.grad is None for p in model.parameters()) and not model.training
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_an_estimate_counts_what_is_trained_and_kept(small_weights, drawn, name):
+    cost = estimate(load_sam3(small_weights), Plan(name, rank=2), drawn, CONFIG)
+    assert cost.trainable == add_adapter(load_sam3(small_weights), Plan(name, rank=2), PHRASES).num_trainable
+    views = 0 if name in ("lora", "full") else min(5 * 3, 6 * 4)
+    assert cost.cache_bytes == views * bytes_per_view(load_sam3(small_weights))
+    assert cost.seconds_per_step > 0 and cost.seconds >= 5 * cost.seconds_per_step
+    assert cost.fits and f"{name}: {cost.trainable:,} numbers" in str(cost)
+
+
+def test_more_pictures_at_once_need_more_memory(model, drawn):
+    peaks = [
+        estimate(model, Plan("lora", rank=2), drawn, replace(CONFIG, images=6, images_at_once=count)).peak_bytes
+        for count in (1, 6)
+    ]
+    assert peaks[1] > peaks[0]
+
+
+def test_a_run_that_cannot_fit_is_refused_with_advice(model, drawn):
+    cost = estimate(model, Plan("decoder", rank=2), drawn, CONFIG)
+    check(cost, CONFIG)
+    tight = replace(cost, peak_bytes=9_000_000_000, cache_bytes=8_000_000_000, free_bytes=4_000_000_000)
+    with pytest.raises(ValueError, match="needs about 9.0 GB of memory and 4.0 GB are there") as caught:
+        check(tight, CONFIG)
+    for advice in ("train.cache_gb=1", "train.images_at_once=1", "plan.name=tokens"):
+        assert advice in str(caught.value)
+
+
+def test_pictures_without_objects_have_no_cost(model, drawn):
+    empty = replace(drawn, examples=tuple(replace(e, concepts=()) for e in drawn))
+    with pytest.raises(ValueError, match="shows no object at all"):
+        estimate(model, Plan("decoder"), empty, CONFIG)
