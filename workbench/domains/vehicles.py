@@ -4,7 +4,7 @@ joined by their key columns. Read are the components camera_image, camera_box an
 from __future__ import annotations
 
 import io
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def read_waymo_boxes(
     source = Path(source)
     table = PhraseTable({key: BOX_TYPES[key] for key in _LABELLED_BOX_TYPES}, phrases, str(source))
     findings: list[Finding] = []
-    examples = []
+    examples: list[Example] = []
     for drive in _drives(source, "camera_box"):
         boxes: dict[Key, list[Mapping[str, Any]]] = {}
         for row in _rows(source, "camera_box", drive, (*_KEYS, *_BOX)):
@@ -128,10 +128,9 @@ def read_waymo_segments(
         ValueError: missing components or columns, pictures that cannot be decoded; names the file.
     """
     source = Path(source)
-    names: dict[Hashable, str] = dict(SEGMENT_TYPES)
-    table = PhraseTable(names, phrases, str(source))
+    table = PhraseTable(SEGMENT_TYPES, phrases, str(source))
     findings: list[Finding] = []
-    examples = []
+    examples: list[Example] = []
     for drive in _drives(source, "camera_segmentation"):
         rows = _rows(source, "camera_segmentation", drive, (*_KEYS, _DIVISOR, _PANOPTIC))
         segments = {_key(row): row for row in rows}

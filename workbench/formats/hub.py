@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,9 @@ def _category_names(feature: Any) -> list[str] | None:
     inner = getattr(feature, "feature", feature)
     for key in ("category", "categories", "label", "labels"):
         kind = inner.get(key) if isinstance(inner, dict) else None
-        kind = getattr(kind, "feature", kind)
-        if hasattr(kind, "names"):
-            return list(kind.names)
+        names = getattr(getattr(kind, "feature", kind), "names", None)
+        if names is not None:
+            return list(names)
     return None
 
 
@@ -148,8 +148,7 @@ def _with_name(thing: Row, names: list[str] | None, where: str) -> Row:
     category = next((thing[key] for key in ("category", "categories", "label", "labels") if key in thing), None)
     if category is None or "bbox" not in thing:
         raise ValueError(f"{where}: an object has {list(thing)}; expected bbox and category. Rename the columns.")
-    is_number = isinstance(category, int) and names is not None
-    return {**thing, "phrase": names[category] if is_number and names else str(category)}
+    return {**thing, "phrase": names[category] if names and isinstance(category, int) else str(category)}
 
 
 def _example(row: Row, where: str, table: PhraseTable, findings: list[Finding], exhaustive: bool) -> Example:
@@ -201,7 +200,7 @@ def _add_object(labels: PictureLabels, thing: Row, where: str) -> None:
         labels.add_unusable(name)
     elif isinstance(segmentation, dict) and segmentation.get("counts"):
         labels.add_mask(name, fitting_mask_of(segmentation, labels.width, labels.height, where), where)
-    elif segmentation and isinstance(segmentation, Iterable):
+    elif isinstance(segmentation, list) and segmentation:
         polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
         labels.add_mask(name, mask_of_polygons(polygons, labels.width, labels.height, where), where)
     else:

@@ -61,7 +61,7 @@ def read_label_maps(
     source = Path(source)
     values = dict(names) if isinstance(names, Mapping) else read_names(names or _names_file(source))
     maps = Path(labels) if labels is not None else _mask_folder(source)
-    table = PhraseTable(dict(values), phrases, str(source))
+    table = PhraseTable(values, phrases, str(source))
     findings = list(table.twins())
     unnamed: dict[int, str] = {}
     examples = []

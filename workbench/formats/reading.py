@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -96,7 +96,7 @@ class PhraseTable:
         (('Star',), 'Star', None)
     """
 
-    def __init__(self, labels: Mapping[Hashable, str], changes: Mapping[str, str | None] | None, where: str) -> None:
+    def __init__(self, labels: Mapping[Any, str], changes: Mapping[str, str | None] | None, where: str) -> None:
         changes = dict(changes or {})
         missing = sorted(set(changes) - set(labels.values()))
         if missing:

@@ -65,7 +65,7 @@ def read_saco_annotators(
     limit: int | None = None,
 ) -> tuple[Reading, ...]:
     """One Reading per annotator of a folder, in the order of their letters; arguments as in `read_saco`."""
-    letters = sorted({letter for file in _files(Path(source)) if (letter := annotator_of(file))})
+    letters: list[str | None] = [*sorted({letter for file in _files(Path(source)) if (letter := annotator_of(file))})]
     return tuple(
         read_saco(source, images=images, annotator=letter, phrases=phrases, limit=limit) for letter in letters or [None]
     )

@@ -104,8 +104,7 @@ def _form_of_json(file: Path) -> str | None:
     if not isinstance(content, dict):
         return None
     if isinstance(content.get("imgs"), dict) and isinstance(content.get("anns"), dict):
-        entry = next(iter(content["anns"].values()), {})
-        return "textocr" if "points" in entry else "coco-text"
+        return "textocr" if any("points" in entry for entry in content["anns"].values()) else "coco-text"
     images = content.get("images")
     if isinstance(images, list) and images and isinstance(images[0], dict) and "annotations" in content:
         return "saco" if "text_input" in images[0] else "coco"

@@ -55,7 +55,7 @@ def read_yolo(
     """
     layout = _layout_of(Path(source))
     findings: list[Finding] = []
-    table = PhraseTable(dict(layout.names), phrases, str(layout.where))
+    table = PhraseTable(layout.names, phrases, str(layout.where))
     findings += table.twins()
     sets = []
     for split, pictures in layout.splits:
