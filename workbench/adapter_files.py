@@ -179,7 +179,7 @@ def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
             part = from_bytes(content)
         except SafetensorError as error:
             header = 8 + int.from_bytes(content[:8], "little") if len(content) >= 8 else 8
-            if len(content) < header or "MetadataIncompleteBuffer" in str(error):
+            if len(content) < header or "incomplete metadata" in str(error):
                 raise ValueError(
                     f"{path} is cut short: {len(content)} bytes, its header speaks of more; copy it again"
                 ) from error

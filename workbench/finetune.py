@@ -313,7 +313,7 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())
         if state.num_processes != wanted:
             raise RuntimeError(
                 f"torchrun started {wanted} processes, but {state.num_processes} found each other; every one would "

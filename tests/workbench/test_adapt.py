@@ -148,9 +148,9 @@ def test_a_job_stopped_anywhere_goes_on_to_the_same_result(project, reference, t
     (note,) = caught.value.__notes__
     assert {
         "before": "Nothing was finished yet in",
-        "training": "keeps before.json, log.jsonl, adapter, adapter_best (training up to step 2); the same",
+        "training": "keeps before.json, negatives.json, log.jsonl, adapter, adapter_best (training up to step 2); the same",
         "after": "(training up to step 4)",
-        "report": "keeps before.json, after.json, log.jsonl, adapter",
+        "report": "keeps before.json, after.json, negatives.json, retention.json, log.jsonl, adapter",
     }[place] in note
     monkeypatch.setattr(module, "evaluate", evaluate)
     place, done = "", len(measured)
@@ -213,7 +213,7 @@ def test_a_full_disk_is_explained_and_what_is_finished_stays(project, tmp_path, 
         run_recipe(project.recipe, tmp_path / "out", progress=False)
     assert caught.value.__notes__ == [
         f"The disk of {tmp_path / 'out'} is full: make room and run the same again.",
-        f"{tmp_path / 'out'} keeps before.json; the same command goes on from there.",
+        f"{tmp_path / 'out'} keeps before.json, negatives.json; the same command goes on from there.",
     ]
     monkeypatch.undo()
     run_recipe(project.recipe, tmp_path / "out", progress=False)
@@ -221,9 +221,11 @@ def test_a_full_disk_is_explained_and_what_is_finished_stays(project, tmp_path, 
 
 def test_a_loss_that_is_not_finite_says_what_is_kept(project, tmp_path):
     project.write(train={**project.settings["train"], "rate": 1e30, "warmup": 1, "checkpoint_every": 1})
-    with pytest.raises(FloatingPointError, match="lower rate than 1e\\+30 in a new folder") as caught:
+    with pytest.raises(
+        FloatingPointError, match="not finite in 4 attempts.* with a lower rate in a new folder"
+    ) as caught:
         run_recipe(project.recipe, tmp_path / "out", progress=False)
-    assert "keeps before.json, log.jsonl, adapter" in caught.value.__notes__[0]
+    assert "keeps before.json, negatives.json, log.jsonl" in caught.value.__notes__[0]
 
 
 def test_what_is_kept_says_so_for_an_empty_folder(tmp_path):

@@ -52,10 +52,10 @@ def is_same(one: DetectorOutput, other: DetectorOutput) -> bool:
     return all(map(torch.equal, tensors(one), tensors(other)))
 
 
-def disturb(adapter: Adapter) -> None:
+def disturb(adapter: Adapter, noise: float = 0.2) -> None:
     with torch.no_grad():
         for parameter in adapter.parameters.values():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+            parameter.add_(torch.randn_like(parameter) * noise)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -340,7 +340,7 @@ def test_restoring_needs_a_state_of_the_same_adapter(model):
 @pytest.mark.parametrize("name", PLANS)
 def test_merged_weights_answer_as_base_and_adapter_did(model, small_weights, name, tmp_path):
     adapter = add_adapter(model, Plan(name, rank=2), PHRASES)
-    disturb(adapter)
+    disturb(adapter, 0.05)
     expected = answer(model)
     merged = merge(adapter)
     assert merged.state_dict().keys() == load_sam3(small_weights).state_dict().keys()
@@ -348,7 +348,8 @@ def test_merged_weights_answer_as_base_and_adapter_did(model, small_weights, nam
         found = answer(merged if file is None else load_sam3(tmp_path / "merged.safetensors"))
         for pair in range(2):  # "green star" has no part in this
             torch.testing.assert_close(found.pred_logits[pair], expected.pred_logits[pair], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(found.pred_masks[pair], expected.pred_masks[pair], atol=1e-4, rtol=1e-5)
+            masks = expected.pred_masks[pair]
+            assert (found.pred_masks[pair] - masks).abs().max() <= 1e-5 * masks.abs().max()
         torch.testing.assert_close(found.presence_logits[:2], expected.presence_logits[:2], atol=1e-5, rtol=1e-5)
 
 

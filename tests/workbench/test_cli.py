@@ -142,7 +142,7 @@ def test_adapt_says_what_is_kept_when_it_is_stopped(project, tmp_path, repo_root
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr and "report" not in stdout.lower()
-    assert "Stopped." in stderr and f"{out} keeps before.json, log.jsonl, adapter" in stderr
+    assert "Stopped." in stderr and f"{out} keeps before.json, negatives.json, log.jsonl, adapter" in stderr
     steps = len((out / "log.jsonl").read_text("utf-8").splitlines())
     assert 1 <= steps < 400 and f"training up to step {steps}" in stderr
 

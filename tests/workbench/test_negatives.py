@@ -61,7 +61,7 @@ def test_mining_asks_every_picture_for_what_its_labels_leave_open(drawn):
     for example in drawn:
         predictor.set_image(example.load_image())
         known = {phrase_key(c.phrase): c.status for c in example.concepts}
-        for phrase in [*phrases, *(c.phrase for c in example.concepts)]:
+        for phrase in {phrase_key(p): p for p in [*phrases, *(c.phrase for c in example.concepts)]}.values():
             if known.get(phrase_key(phrase), "absent") == "absent":
                 num_asked += 1
                 answer = predictor.predict(phrase, score_threshold=0.1)
