@@ -148,7 +148,7 @@ def test_a_job_stopped_anywhere_goes_on_to_the_same_result(project, reference, t
     (note,) = caught.value.__notes__
     assert {
         "before": "Nothing was finished yet in",
-        "training": "keeps before.json, negatives.json, log.jsonl, adapter, adapter_best (training up to step 2); the same",
+        "training": "keeps before.json, negatives.json, log.jsonl, adapter, adapter_best (training up to step 2);",
         "after": "(training up to step 4)",
         "report": "keeps before.json, after.json, negatives.json, retention.json, log.jsonl, adapter",
     }[place] in note
