@@ -33,6 +33,7 @@ from workbench.guard import Retention, measure_retention, replay_set, retention_
 from workbench.negatives import MinedNegatives, mine, with_negatives
 from workbench.recipe import LabelledPictures, Recipe, load_recipe, save_recipe, settings
 from workbench.report import write_report
+from workbench.report_panels import RetentionPanel, RetentionRow
 
 OUTPUTS = (
     "run.json",
@@ -43,6 +44,7 @@ OUTPUTS = (
     "negatives.json",
     "retention.json",
     "report.html",
+    "figures",
     "log.jsonl",
     "state.pt",
     "adapter",
@@ -65,8 +67,8 @@ def run_recipe(
         recipe: or the path of its file.
         out: folder for the results: `adapter/` (for `load_adapter`), `adapter_best/`, `before.json`, `after.json`,
             `comparison.json`, `retention.json` (what was forgotten), `negatives.json` (mined phrases), `report.html`,
-            `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and `state.pt`, from which an interrupted
-            job goes on.
+            `figures/`, `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and `state.pt`, from which an
+            interrupted job goes on.
         progress: show bars.
         resume: go on with what the folder holds; False deletes the results in it first.
         device: the CUDA device when left out and there is one, else the CPU.
@@ -139,8 +141,8 @@ def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Pa
         adapter, result = _train(recipe, model, learn, out, progress)
         after = measure(f"{name} + {recipe.name}")
         if recipe.guard.scenes:
-            kept = measure_retention(adapter, retention_set(recipe.guard.scenes), recipe.guard, progress=progress)
-            write_text(out / "retention.json", json.dumps(kept.to_dict(), indent=1))
+            found = measure_retention(adapter, retention_set(recipe.guard.scenes), recipe.guard, progress=progress)
+            write_text(out / "retention.json", json.dumps(found.to_dict(), indent=1))
         adapter.facts.update(
             recipe=recipe.name,
             model=name,
@@ -154,7 +156,7 @@ def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Pa
         adapter.save(out / "adapter")
         after.save(out / "after.json")
     after = Evaluation.load(out / "after.json")
-    comparison = compare(before, after)
+    comparison, kept = compare(before, after), _read_retention(out)
     write_report(
         out,
         before=before,
@@ -164,8 +166,10 @@ def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Pa
         log=out / "log.jsonl",
         facts=_facts(recipe, out),
         learned_ids=[example.image_id for example in learn],
+        retention=None if kept is None else _panel(kept),
+        png_dir=out / "figures",
     )
-    return RunResult(comparison, _read_retention(out))
+    return RunResult(comparison, kept)
 
 
 def _train(recipe: Recipe, model: Sam3, learn: ExampleSet, out: Path, progress: bool) -> tuple[Adapter, FinetuneResult]:
@@ -201,6 +205,15 @@ def _read_retention(out: Path) -> Retention | None:
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["complaints"]
     return Retention(**content)
+
+
+def _panel(kept: Retention) -> RetentionPanel:
+    """The guard's verdict as the report shows it."""
+    rows = (
+        RetentionRow("general phrases: cgF1", kept.cgf1_before, kept.cgf1_after, kept.max_cgf1_loss),
+        RetentionRow("refusal of absent phrases", kept.refusal_before, kept.refusal_after, kept.max_refusal_loss),
+    )
+    return RetentionPanel(f"{kept.data}, {kept.pairs} questions", rows)
 
 
 def _facts(recipe: Recipe, out: Path) -> dict[str, str]:

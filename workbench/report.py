@@ -22,7 +22,7 @@ from workbench.evaluate import LOWER_IS_BETTER
 from workbench.plots import plot_reliability
 from workbench.report_panels import (
     CalibrationPanel,
-    Retention,
+    RetentionPanel,
     calibration_section,
     retention_section,
     retention_warnings,
@@ -71,7 +71,7 @@ def write_report(
     facts: Mapping[str, str],
     learned_ids: Collection[str] | None = None,
     calibration: CalibrationPanel | None = None,
-    retention: Retention | None = None,
+    retention: RetentionPanel | None = None,
     png_dir: str | Path | None = None,
 ) -> Path:
     """Writes `report.html` and `comparison.json`.

@@ -133,7 +133,7 @@ class RetentionRow:
 
 
 @dataclass(frozen=True)
-class Retention:
+class RetentionPanel:
     """What a model could do before it was adapted, measured again afterwards.
 
     Args:
@@ -145,7 +145,7 @@ class Retention:
     rows: tuple[RetentionRow, ...]
 
 
-def retention_section(retention: Retention) -> str:
+def retention_section(retention: RetentionPanel) -> str:
     """The table of abilities, lost ones first."""
     rows = [
         (
@@ -165,7 +165,7 @@ def retention_section(retention: Retention) -> str:
     return f"<p>{escape(text)}</p>{table(('ability', 'before', 'after', 'change', 'limit', ''), rows, 'metrics')}"
 
 
-def retention_warnings(retention: Retention | None) -> tuple[str, ...]:
+def retention_warnings(retention: RetentionPanel | None) -> tuple[str, ...]:
     """One sentence about what was lost, if anything was."""
     lost = [row.name for row in retention.rows if row.is_lost] if retention else []
     if not lost:

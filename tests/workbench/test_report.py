@@ -20,7 +20,7 @@ from workbench.compare import Comparison, Delta, compare
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Concept, Example, ExampleSet, boxes_of_masks
 from workbench.report import headline, write_report
-from workbench.report_panels import CalibrationPanel, Retention, RetentionRow
+from workbench.report_panels import CalibrationPanel, RetentionPanel, RetentionRow
 from workbench.show import worth_seeing
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
@@ -288,7 +288,7 @@ def test_optional_sections_and_figures_as_files(case, tmp_path):
             tmp_path / "full",
             log=log,
             calibration=CalibrationPanel.of(calibrate(case.before.records), case.after.records),
-            retention=Retention("other pictures", (RetentionRow("refusals", 0.9, 0.5, 0.02),)),
+            retention=RetentionPanel("other pictures", (RetentionRow("refusals", 0.9, 0.5, 0.02),)),
             png_dir=tmp_path / "full" / "figures",
         )
     )

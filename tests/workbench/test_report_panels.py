@@ -12,7 +12,7 @@ from workbench.evaluate import PairRecord
 from workbench.plots import plot_reliability
 from workbench.report_panels import (
     CalibrationPanel,
-    Retention,
+    RetentionPanel,
     RetentionRow,
     calibration_section,
     retention_section,
@@ -77,12 +77,12 @@ def test_an_ability_is_lost_when_it_falls_by_more_than_its_limit(before, after, 
 
 def test_lost_abilities_come_first_and_raise_a_warning():
     rows = (RetentionRow("general <cgF1>", 0.55, 0.54, 0.02), RetentionRow("false claims", 0.05, 0.2, 0.05, True))
-    html = retention_section(Retention("40 general pictures", rows))
+    html = retention_section(RetentionPanel("40 general pictures", rows))
     _, first, second = rows_of(html)
     assert first == ["false claimslower is better", "5.0", "20.0", "+15.0", "+5.0", "lost"]
     assert second == ["general &lt;cgF1&gt;", "55.0", "54.0", "-1.0", "-2.0", "kept"]
     assert "40 general pictures" in html
-    assert "forgotten more than was allowed: false claims." in retention_warnings(Retention("d", rows))[0]
-    assert retention_warnings(Retention("d", rows[:1])) == () == retention_warnings(None)
+    assert "forgotten more than was allowed: false claims." in retention_warnings(RetentionPanel("d", rows))[0]
+    assert retention_warnings(RetentionPanel("d", rows[:1])) == () == retention_warnings(None)
     with pytest.raises(ValueError, match="the limit is -0.1"):
         RetentionRow("x", 0.5, 0.5, -0.1)
