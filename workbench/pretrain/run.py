@@ -50,8 +50,8 @@ class PretrainConfig:
     """
 
     seed: int = 0
-    dense_steps: int = 7500
-    full_steps: int = 3300
+    dense_steps: int = 6000
+    full_steps: int = 3000
     images: int = 8
     phrases: int = 4
     scenes: int = 12000
