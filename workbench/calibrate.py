@@ -181,6 +181,13 @@ def calibrate(records: Sequence[PairRecord]) -> Calibration:
 
     Raises:
         ValueError: no record, or none whose phrase is present.
+
+    Example:
+        >>> rle = {"size": [4, 4], "counts": "5163"}
+        >>> shy = [PairRecord(f"{n}", "cup", "positive", 0.9, (0.3,), ((0.9,),), ((0.9,),), 1, (rle,)) for n in range(9)]
+        >>> calibration = calibrate(shy)
+        >>> calibration.of("cup").threshold < 0.3 and calibrated(shy, calibration)[0].scores[0] > 0.5
+        True
     """
     if not any(record.num_truth for record in records):
         raise ValueError(
