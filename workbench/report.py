@@ -254,8 +254,8 @@ def _metrics_table(comparison: Comparison) -> str:
         )
     note = (
         "All values in per cent. The interval comes from drawing the pictures again at random "
-        f"({comparison.num_resamples} draws over {_count(comparison.num_images, 'picture')}) and is widened a little where "
-        "they are few; a change whose interval includes 0 is marked unsure."
+        f"({comparison.num_resamples} draws over {_count(comparison.num_images, 'picture')}) and is widened "
+        "where they are few; a change whose interval includes 0 is marked unsure."
     )
     head = ("metric", "before", "after", "change", "95 % interval", "0 to 100")
     return f"<p>{escape(note)}</p>{table(head, rows, 'metrics')}"
