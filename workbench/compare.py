@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from workbench.evaluate import METRIC_NAMES, Evaluation, PairRecord, RecordStatistics, write_json
 
@@ -172,7 +173,8 @@ def compare(before: Evaluation, after: Evaluation, *, num_resamples: int = 2000,
     """Puts two evaluations of the same pairs side by side.
 
     Intervals come from a paired bootstrap over images: all pairs of an image are drawn together, and both evaluations
-    see the same draw, so the difficulty of the images cancels out of the change.
+    see the same draw, so the difficulty of the images cancels out of the change. Few images get wider intervals, see
+    `interval_percentiles`.
 
     Args:
         before, after: evaluations of the same pairs with the same labels; the score thresholds may differ.
@@ -204,7 +206,7 @@ def compare(before: Evaluation, after: Evaluation, *, num_resamples: int = 2000,
             olds, news = old_statistics.values(weights), new_statistics.values(weights)
             for name in METRIC_NAMES:
                 changes[name].append(news[name] - olds[name])
-        intervals = {name: _interval(np.concatenate(values)) for name, values in changes.items()}
+        intervals = {name: _interval(np.concatenate(values), num_images) for name, values in changes.items()}
     return Comparison(
         before=_description(before),
         after=_description(after),
@@ -257,13 +259,30 @@ def _by_pair(evaluation: Evaluation, role: str) -> dict[tuple[str, str], PairRec
     return by_pair
 
 
-def _interval(changes: np.ndarray) -> tuple[float, float] | None:
-    """Middle 95 % of the changes; draws in which the metric is undefined are left out."""
+def _interval(changes: np.ndarray, num_images: int) -> tuple[float, float] | None:
+    """Middle part of the changes; draws in which the metric is undefined are left out."""
     defined = changes[np.isfinite(changes)]
     if not len(defined):
         return None
-    low, high = np.percentile(defined, [2.5, 97.5])
+    low, high = np.percentile(defined, interval_percentiles(num_images))
     return float(low), float(high)
+
+
+def interval_percentiles(num_images: int) -> tuple[float, float]:
+    """The percentiles of resampled changes that make a 95 % interval: 2.5 and 97.5 for many images, wider for few.
+
+    Resampling n images spreads the changes too little by sqrt((n - 1) / n), and takes the normal distribution where the
+    spread is estimated from the same n images; both are made up for as with a mean (expanded percentiles).
+
+    Args:
+        num_images: n, at least 2.
+
+    Example:
+        >>> [[round(value, 1) for value in interval_percentiles(number)] for number in (5, 40, 4000)]
+        [[0.1, 99.9], [2.0, 98.0], [2.5, 97.5]]
+    """
+    distance = math.sqrt(num_images / (num_images - 1)) * stdtrit(num_images - 1, 0.975)
+    return float(100 * ndtr(-distance)), float(100 * ndtr(distance))
 
 
 def _changes(

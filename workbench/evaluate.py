@@ -494,7 +494,7 @@ def _record(example: Example, concept: Concept, prediction: Prediction) -> PairR
         num_truth=concept.num_objects,
         mask_rles=rles,
         has_masks=has_masks,
-        truth_rle=rle_of(np.asarray(concept.masks.any(axis=0))) if concept.has_masks else None,
+        truth_rle=rle_of(np.any(concept.masks, axis=0)) if concept.has_masks else None,
     )
 
 

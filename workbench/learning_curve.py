@@ -128,6 +128,14 @@ def learning_curve(
     Raises:
         ValueError: no number of pictures or no seed, one of them twice, or fewer than one picture; or a run was
             measured on other pairs than the first one, so that the runs cannot be compared.
+
+    Example:
+        >>> from workbench.evaluate import Evaluation, PairRecord
+        >>> pair = PairRecord("a", "cup", "absent", 0.1, (), (), (), 0, ())
+        >>> def adapt(shots, seed):
+        ...     return Evaluation("tiny", "cups", 0.5, (pair,), {"cgF1": 0.1 * shots + 0.01 * seed}, 1.0)
+        >>> [round(p.mean, 2) for p in learning_curve(adapt, shots=(1, 5), progress=False).points("cgF1")]
+        [0.11, 0.51]
     """
     from tqdm.auto import tqdm
 

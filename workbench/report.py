@@ -253,9 +253,9 @@ def _metrics_table(comparison: Comparison) -> str:
             )
         )
     note = (
-        "All values in per cent. The interval holds 95 % of the changes found when the pictures are drawn again at "
-        f"random ({comparison.num_resamples} draws over {_count(comparison.num_images, 'picture')}); a change whose "
-        "interval includes 0 is marked unsure."
+        "All values in per cent. The interval comes from drawing the pictures again at random "
+        f"({comparison.num_resamples} draws over {_count(comparison.num_images, 'picture')}) and is widened "
+        "where they are few; a change whose interval includes 0 is marked unsure."
     )
     head = ("metric", "before", "after", "change", "95 % interval", "0 to 100")
     return f"<p>{escape(note)}</p>{table(head, rows, 'metrics')}"

@@ -8,7 +8,8 @@ import pytest
 from workbench.compare import compare
 from workbench.evaluate import Evaluation, PairRecord
 
-NUM_SETS, NUM_IMAGES, NUM_RESAMPLES = 200, 40, 400
+# With 200 sets the share itself is uncertain by 1.7 points: the first 200 alone give 0.89 for box_pmF1, all 1000 0.93.
+NUM_SETS, NUM_IMAGES, NUM_RESAMPLES = 1000, 40, 400
 METRICS = ("box_pmF1", "box_cgF1", "IL_FPR", "count_accuracy")
 RLE = {"size": [4, 4], "counts": "5163"}
 
