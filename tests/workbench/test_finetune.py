@@ -240,7 +240,8 @@ def test_two_processes_give_what_one_gives(small_weights, project, tmp_path):
         subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True, timeout=300)
     one, two = ({k: v for k, v in load_tensors(tmp_path / f"by {count}" / "adapter").items()} for count in (1, 2))
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-4)
+        # AdamW turns rounding of small gradients into steps; a step is up to 3e-3.
+        torch.testing.assert_close(two[key], value, atol=2e-4, rtol=0)
     logs = [log_of(tmp_path / f"by {count}") for count in (1, 2)]
     assert [line["loss"] for line in logs[0]] == pytest.approx([line["loss"] for line in logs[1]], rel=1e-4)
 
