@@ -1,4 +1,4 @@
-"""The command line: `workbench import`, `adapt`, `predict`, `evaluate`, `compare`, `export` and `pretrain`.
+"""The command line: doctor, import, plans, adapt, predict, evaluate, compare, export and pretrain.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -120,11 +119,10 @@ class RunResult:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """What is learnt from and what is measured on, and the digest of each picture's file by its image_id."""
+    """What is learnt from and what is measured on."""
 
     learn: ExampleSet
     test: ExampleSet
-    digests: dict[str, str]
 
 
 def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Path, progress: bool) -> RunResult:
@@ -274,7 +272,7 @@ def read_pictures(recipe: Recipe, progress: bool) -> _Pictures:
                 f"{recipe.test.annotations}; expected different names. Rename one, or give its entry under `images` an "
                 "`image_id` of its own"
             )
-    return _Pictures(learn, test, dict(zip([e.image_id for e in (*learn, *test)], digests, strict=True)))
+    return _Pictures(learn, test)
 
 
 def _read_set(recipe: Recipe, key: str, labelled: LabelledPictures) -> ExampleSet:
@@ -310,20 +308,15 @@ def _identity(recipe: Recipe, model: Sam3, pictures: _Pictures) -> dict[str, Any
         "format": _FORMAT,
         "recipe": content,
         "weights": fingerprint(model),
-        "pictures to learn from": _set_digest(pictures.learn, pictures.digests),
-        "pictures to measure on": _set_digest(pictures.test, pictures.digests),
+        "pictures to learn from": _set_digest(pictures.learn),
+        "pictures to measure on": _set_digest(pictures.test),
     }
 
 
-def _set_digest(examples: ExampleSet, digests: dict[str, str]) -> str:
+def _set_digest(examples: ExampleSet) -> str:
     """Of pictures and labels."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(f"{example.image_id} {digests[example.image_id]}".encode())
-        for concept in example.concepts:
-            digest.update(f"{concept.phrase} {concept.status}".encode())
-            digest.update(concept.boxes_xyxy_px.tobytes() + np.packbits(concept.masks).tobytes())
-    return digest.hexdigest()[:16]
+    names = "".join(f"{example.image_id} {example.digest()} " for example in examples)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def _claim(out: Path, recipe: Recipe, identity: dict[str, Any], resume: bool) -> None:
