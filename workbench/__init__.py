@@ -7,8 +7,9 @@
 One step at a time:
 
     labelled pictures       examples.py, formats/ (labels in and out), validation.py, splits.py, augment.py
-    adapting                adapters.py, finetune.py
-    measuring, comparing    evaluate.py, metrics.py, ranking.py, compare.py, calibrate.py, learning_curve.py
+    adapting                adapters.py, finetune.py, negatives.py, guard.py
+    measuring, comparing    evaluate.py, metrics.py, ranking.py, compare.py, calibrate.py,
+                            cross_validation.py, sweep.py
     showing                 show.py, plots.py, paint.py, report.py, report_panels.py, predict.py
     the job as a file       recipe.py (settings), adapt.py (the job), __main__.py (the command line)
     import, export          transfer.py, data_commands.py; domains/ also reads medical, street and text data sets
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.adapt import run_recipe
-    from workbench.adapters import Plan, add_adapter, load_adapter
+    from workbench.adapters import Plan, add_adapter, load_adapter, merge
     from workbench.compare import compare
+    from workbench.cross_validation import cross_validate
     from workbench.evaluate import evaluate
     from workbench.examples import Example, ExampleSet
     from workbench.finetune import FinetuneConfig, finetune
     from workbench.show import show_batch, show_results
+    from workbench.sweep import sweep
 
 __all__ = [
     "Example",
@@ -38,12 +41,15 @@ __all__ = [
     "Plan",
     "add_adapter",
     "compare",
+    "cross_validate",
     "evaluate",
     "finetune",
     "load_adapter",
+    "merge",
     "run_recipe",
     "show_batch",
     "show_results",
+    "sweep",
 ]
 
 # Imported on first use: a command that only prints its help need not wait for torch.
@@ -54,17 +60,20 @@ _MODULES = {
     "Plan": "workbench.adapters",
     "add_adapter": "workbench.adapters",
     "compare": "workbench.compare",
+    "cross_validate": "workbench.cross_validation",
     "evaluate": "workbench.evaluate",
     "finetune": "workbench.finetune",
     "load_adapter": "workbench.adapters",
+    "merge": "workbench.adapters",
     "run_recipe": "workbench.adapt",
     "show_batch": "workbench.show",
     "show_results": "workbench.show",
+    "sweep": "workbench.sweep",
 }
 
 
 class _Package(ModuleType):
-    """Keeps `compare`, `evaluate` and `finetune` functions, although modules have the same names."""
+    """Keeps `compare`, `evaluate`, `finetune` and `sweep` functions, although modules have the same names."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing `workbench.evaluate` anywhere makes the import system bind that module to this name.

@@ -1,4 +1,4 @@
-"""The command line: doctor, import, plans, adapt, predict, evaluate, compare, export and pretrain.
+"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, export, pretrain.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from workbench.data_commands import Debug, export_labels, import_labels
+from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold
+from workbench.data_commands import export_labels, import_labels
+from workbench.study_commands import calibrate, plans, sweep
 
 if TYPE_CHECKING:
     from sam3.model import Sam3
@@ -42,12 +44,6 @@ app = typer.Typer(
 def patient_threads() -> None:
     # Threads that wait by spinning make a busy machine many times slower; this must be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-Model = Annotated[str, typer.Option(help="'tiny', a weight file, a transformers folder, or a hub name.")]
-AdapterFolder = Annotated[Path | None, typer.Option(help="The folder `adapter` that `workbench adapt` wrote.")]
-Device = Annotated[str | None, typer.Option(help="For instance cpu or cuda; the first CUDA device if there is one.")]
-Threshold = Annotated[float, typer.Option(help="Objects with a higher score count as found, 0 to 1.")]
 
 
 def readable_errors(command: Command) -> Command:
@@ -89,11 +85,9 @@ def _complain(message: str, error: BaseException) -> None:
 @app.command()
 @readable_errors
 def adapt(
-    recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.")],
+    recipe: RecipeFile,
     out: Annotated[Path, typer.Option(help="Folder for adapter, measurements and report.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; can be repeated.")
-    ] = None,
+    set_: Settings = None,
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Delete the results in the folder first.")] = False,
     device: Device = None,
@@ -126,43 +120,6 @@ def adapt(
             err=True,
         )
         raise typer.Exit(3)
-
-
-@app.command()
-@readable_errors
-def plans(
-    recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; can be repeated.")
-    ] = None,
-    device: Device = None,
-    debug: Debug = False,
-) -> None:
-    """Compare the plans: numbers trained, time and memory, from a few trial steps each.
-
-    \b
-    Example:
-      workbench plans recipes/coins.yaml
-    """
-    from dataclasses import replace
-
-    from workbench.adapt import read_pictures
-    from workbench.adapters import PLANS
-    from workbench.costs import estimate
-    from workbench.recipe import load_recipe
-
-    settings = load_recipe(recipe, set_ or ())
-    learn = read_pictures(settings, progress=False).learn
-    model, _ = _load(settings.model, None, device)
-    train = settings.train
-    typer.echo(f"{settings.model}, {len(learn)} pictures, {train.steps} steps of {train.images} pictures\n")
-    typer.echo(f"{'plan':<10}{'trained':>12}{'s/step':>9}{'minutes':>9}{'GB':>7}   what it trains")
-    for name, kind in PLANS.items():
-        cost = estimate(model, replace(settings.plan, name=name), learn, train)  # type: ignore[arg-type]
-        typer.echo(
-            f"{name:<10}{cost.trainable:>12,}{cost.seconds_per_step:>9.2f}{cost.seconds / 60:>9.1f}"
-            f"{cost.peak_bytes / 1e9:>7.1f}   {kind.summary}{'' if cost.fits else ' (does not fit here)'}"
-        )
 
 
 @app.command()
@@ -220,6 +177,7 @@ def predict(
       workbench predict photo.jpg --box 20,30,90,95 --negative-box 120,30,180,90 --out runs/photo
     """
     from sam3.predictor import ImagePredictor
+    from workbench.calibrated_predictor import predictor_for
     from workbench.predict import predict_picture
 
     exemplars: dict[str, Any] = {}
@@ -234,7 +192,8 @@ def predict(
     loaded, its_adapter = _load(model, adapter, device)
     phrases = phrase or (its_adapter.phrases if its_adapter and not has_exemplars else (None,))
     prompts = [_prompt(text, exemplars) for text in phrases]
-    answers = predict_picture(ImagePredictor(loaded, threshold), image, prompts, out)
+    predictor = predictor_for(its_adapter, threshold) if its_adapter else ImagePredictor(loaded, threshold)
+    answers = predict_picture(predictor, image, prompts, out)
     for answer in answers:
         name = answer.phrase or "like the examples"
         typer.echo(f"{name}: {len(answer)} found, presence {answer.presence_score:.2f}")
@@ -270,14 +229,16 @@ def evaluate(
       workbench evaluate --annotations data/coins/test.json --images data/coins/images \\
         --adapter runs/coins/adapter --out after.json
     """
+    from workbench.calibrated_predictor import predictor_for
     from workbench.evaluate import evaluate as measure
     from workbench.examples import ExampleSet
 
     phrases: dict[str, str | None] = dict(_pair(text) for text in phrase or ())
     examples = ExampleSet.from_coco(annotations, images, phrases=phrases).with_absent(absent or ())
-    loaded, _ = _load(model, adapter, device)
+    loaded, its_adapter = _load(model, adapter, device)
+    asked = loaded if its_adapter is None else predictor_for(its_adapter)
     name = f"{Path(model).name} + {adapter}" if adapter else Path(model).name
-    evaluation = measure(loaded, examples, score_threshold=threshold, model_name=name)
+    evaluation = measure(asked, examples, score_threshold=threshold, model_name=name)
     evaluation.save(out)
     typer.echo(f"{name} on {evaluation.data}, {len(evaluation.records)} questions, {evaluation.seconds:.1f} s:")
     for metric, value in evaluation.metrics.items():
@@ -342,6 +303,8 @@ def pretrain(
     typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
 
 
+for command in (plans, sweep, calibrate):
+    app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))
 

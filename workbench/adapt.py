@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,89 +23,21 @@ from sam3.files import write_text
 from sam3.model import Sam3
 from workbench.adapter_files import read_manifest
 from workbench.adapters import Adapter, add_adapter, fingerprint
+from workbench.calibrate import Calibration
 from workbench.compare import Comparison, compare
+from workbench.costs import check, estimate
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Example, ExampleSet
 from workbench.finetune import FinetuneResult, finetune
 from workbench.guard import Retention, measure_retention, replay_set, retention_set
 from workbench.negatives import MinedNegatives, mine, with_negatives
-from workbench.recipe import LabelledPictures, Recipe, load_recipe, save_recipe, settings
+from workbench.processes import Processes
+from workbench.recipe import LabelledPictures, Recipe, load_recipe, settings
 from workbench.report import write_report
-from workbench.report_panels import RetentionPanel, RetentionRow
+from workbench.report_panels import CalibrationPanel, RetentionPanel, RetentionRow
+from workbench.run_folder import check_writable, claim, what_is_kept
 
-OUTPUTS = (
-    "run.json",
-    "recipe.yaml",
-    "before.json",
-    "after.json",
-    "comparison.json",
-    "negatives.json",
-    "retention.json",
-    "report.html",
-    "figures",
-    "log.jsonl",
-    "state.pt",
-    "adapter",
-    "adapter_best",
-)
 _FORMAT = "workbench-run-1"
-
-
-def run_recipe(
-    recipe: Recipe | str | Path,
-    out: str | Path,
-    *,
-    progress: bool = True,
-    resume: bool = True,
-    device: torch.device | str | None = None,
-) -> RunResult:
-    """Adapts a model as the recipe says and measures it before and after on the same pictures.
-
-    Args:
-        recipe: or the path of its file.
-        out: folder for the results: `adapter/` (for `load_adapter`), `adapter_best/`, `before.json`, `after.json`,
-            `comparison.json`, `retention.json` (what was forgotten), `negatives.json` (mined phrases), `report.html`,
-            `figures/`, `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and `state.pt`, from which an
-            interrupted job goes on.
-        progress: show bars.
-        resume: go on with what the folder holds; False deletes the results in it first.
-        device: the CUDA device when left out and there is one, else the CPU.
-
-    Returns:
-        Before against after, as in `comparison.json`, and what was forgotten, None when the guard is off.
-
-    Raises:
-        ValueError: the recipe, the labels, the weights and the folder do not fit together; nothing was computed then.
-        FloatingPointError: the training diverged.
-        OSError: a file cannot be written.
-        KeyboardInterrupt: as always. A note on the last three says what is kept.
-    """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    out = Path(out)
-    _check_writable(out)
-    pictures = read_pictures(recipe, progress)
-    model = load_sam3(recipe.model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    _check_phrases(model, (*pictures.learn.phrases, *pictures.test.phrases))
-    _claim(out, recipe, _identity(recipe, model, pictures), resume)
-    try:
-        return _adapt_and_measure(recipe, model, pictures, out, progress)
-    except (KeyboardInterrupt, FloatingPointError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error.add_note(f"The disk of {out} is full: make room and run the same again.")
-        error.add_note(what_is_kept(out))
-        raise
-
-
-def what_is_kept(out: str | Path) -> str:
-    """One sentence on what a stopped job left in its folder and how to go on."""
-    out = Path(out)
-    found = [name for name in OUTPUTS if (out / name).exists() and name not in ("run.json", "recipe.yaml", "state.pt")]
-    if not found:
-        return f"Nothing was finished yet in {out}; the same command starts again."
-    log, steps = out / "log.jsonl", ""
-    if log.exists():
-        steps = f" (training up to step {len(log.read_text(encoding='utf-8').splitlines())})"
-    return f"{out} keeps {', '.join(found)}{steps}; the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -118,91 +49,214 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class Pictures:
     """What is learnt from and what is measured on."""
 
     learn: ExampleSet
     test: ExampleSet
 
 
-def _adapt_and_measure(recipe: Recipe, model: Sam3, pictures: _Pictures, out: Path, progress: bool) -> RunResult:
-    learn, test = pictures.learn, pictures.test
-    name = recipe.model if not Path(recipe.model).exists() else Path(recipe.model).name
+def run_recipe(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    resume: bool = True,
+    device: torch.device | str | None = None,
+    before: Evaluation | None = None,
+) -> RunResult:
+    """Adapts a model as the recipe says and measures it before and after on the same pictures.
 
-    def measure(model_name: str) -> Evaluation:
-        return evaluate(model, test, score_threshold=recipe.score_threshold, model_name=model_name, progress=progress)
+    Started by `torchrun`, the processes share the training; the first one measures and writes.
 
-    if not (out / "before.json").is_file():
-        measure(name).save(out / "before.json")
-    before = Evaluation.load(out / "before.json")
-    if not (out / "after.json").is_file():
-        adapter, result = _train(recipe, model, learn, out, progress)
-        after = measure(f"{name} + {recipe.name}")
-        if recipe.guard.scenes:
-            found = measure_retention(adapter, retention_set(recipe.guard.scenes), recipe.guard, progress=progress)
-            write_text(out / "retention.json", json.dumps(found.to_dict(), indent=1))
+    Args:
+        recipe: or the path of its file.
+        out: folder for the results: `adapter/` (for `load_adapter`), `adapter_best/`, `before.json`, `after.json`,
+            `comparison.json`, `retention.json` (what was forgotten), `negatives.json` (mined phrases), `report.html`,
+            `figures/`, `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and `state.pt`, from which an
+            interrupted job goes on.
+        progress: show bars.
+        resume: go on with what the folder holds; False deletes the results in it first.
+        device: the CUDA device when left out and there is one, else the CPU.
+        before: what the same model answers to the same pictures, when that is known from another job.
+
+    Returns:
+        Before against after, as in `comparison.json`, and what was forgotten, None when the guard is off.
+
+    Raises:
+        ValueError: the recipe, the labels, the weights, the memory and the folder do not fit together; nothing was
+            computed then.
+        FloatingPointError: the training diverged.
+        OSError: a file cannot be written.
+        KeyboardInterrupt: as always. A note on the last three says what is kept.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    out, processes = Path(out), Processes.found()
+    check_writable(out)
+    job = _load(recipe, out, progress and processes.is_first, device)
+    if processes.is_first:
+        claim(out, recipe, _identity(recipe, job.model, job.pictures), resume)
+    processes.wait()
+    try:
+        if not (out / "after.json").is_file():
+            if processes.is_first:
+                job.measure_before(before)
+            job.train_and_measure(processes)
+        if processes.is_first:
+            job.write_report()
+        processes.wait()
+        return RunResult(compare(*job.evaluations), job.retention)
+    except (KeyboardInterrupt, FloatingPointError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error.add_note(f"The disk of {out} is full: make room and run the same again.")
+        error.add_note(what_is_kept(out))
+        raise
+
+
+def open_job(out: str | Path, *, progress: bool = True, device: torch.device | str | None = None) -> Job:
+    """A finished job from its folder, with pictures and model loaded as they were before the adaptation.
+
+    Raises:
+        ValueError: the folder holds no finished job, or its pictures or weights are no longer the same.
+    """
+    out = Path(out)
+    if not (out / "run.json").exists() or not (out / "after.json").exists():
+        raise ValueError(f"{out} holds no finished job; expected a folder that `workbench adapt` has filled")
+    recipe = load_recipe(out / "recipe.yaml")
+    job = _load(recipe, out, progress, device)
+    claim(out, recipe, _identity(recipe, job.model, job.pictures), resume=True)
+    return job
+
+
+def _load(recipe: Recipe, out: Path, progress: bool, device: torch.device | str | None) -> Job:
+    pictures = read_pictures(recipe, progress)
+    model = load_sam3(recipe.model, device=device or Processes.found().device)
+    _check_phrases(model, (*pictures.learn.phrases, *pictures.test.phrases))
+    return Job(recipe, model, pictures, out, progress)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with everything it names loaded, and the folder it fills; each step reads and writes files there."""
+
+    recipe: Recipe
+    model: Sam3
+    pictures: Pictures
+    out: Path
+    progress: bool
+
+    @property
+    def model_name(self) -> str:
+        return self.recipe.model if not Path(self.recipe.model).exists() else Path(self.recipe.model).name
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, Evaluation]:
+        """Before and after, as written."""
+        return Evaluation.load(self.out / "before.json"), Evaluation.load(self.out / "after.json")
+
+    @property
+    def retention(self) -> Retention | None:
+        """What was forgotten, as written; None when the guard was off."""
+        path = self.out / "retention.json"
+        return Retention.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The working thresholds that `workbench calibrate` found; None when it was not run."""
+        path = self.out / "calibration.json"
+        return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def evaluate(self, examples: ExampleSet, model_name: str) -> Evaluation:
+        """The model as it is now."""
+        threshold = self.recipe.score_threshold
+        return evaluate(self.model, examples, score_threshold=threshold, model_name=model_name, progress=self.progress)
+
+    def measure_before(self, known: Evaluation | None = None) -> None:
+        """Writes `before.json` unless it is there."""
+        if not (self.out / "before.json").is_file():
+            (known or self.evaluate(self.pictures.test, self.model_name)).save(self.out / "before.json")
+
+    def train_and_measure(self, processes: Processes) -> None:
+        """Adapts the model, and writes the adapter, `retention.json` and last `after.json`."""
+        learn, guard = self.pictures.learn, self.recipe.guard
+        adapter, result = self.train(self.with_negatives(learn, processes), self.out)
+        if not processes.is_first:
+            return
+        after = self.evaluate(self.pictures.test, f"{self.model_name} + {self.recipe.name}")
+        if guard.scenes:
+            found = measure_retention(adapter, retention_set(guard.scenes), guard, progress=self.progress)
+            write_text(self.out / "retention.json", json.dumps(found.to_dict(), indent=1))
         adapter.facts.update(
-            recipe=recipe.name,
-            model=name,
+            recipe=self.recipe.name,
+            model=self.model_name,
             pictures=[example.image_id for example in learn],
             trainable=adapter.num_trainable,
             steps=result.steps,
             best_step=result.best_step,
             seconds=round(result.seconds, 1),
-            device=str(model.device),
+            device=str(self.model.device),
         )
-        adapter.save(out / "adapter")
-        after.save(out / "after.json")
-    after = Evaluation.load(out / "after.json")
-    comparison, kept = compare(before, after), _read_retention(out)
-    write_report(
-        out,
-        before=before,
-        after=after,
-        comparison=comparison,
-        examples=test,
-        log=out / "log.jsonl",
-        facts=_facts(recipe, out),
-        learned_ids=[example.image_id for example in learn],
-        retention=None if kept is None else _panel(kept),
-        png_dir=out / "figures",
-    )
-    return RunResult(comparison, kept)
+        adapter.save(self.out / "adapter")
+        after.save(self.out / "after.json")
 
+    def train(self, learn: ExampleSet, out: Path) -> tuple[Adapter, FinetuneResult]:
+        """Adapts the model to these pictures; what is replayed are its answers as it is now.
 
-def _train(recipe: Recipe, model: Sam3, learn: ExampleSet, out: Path, progress: bool) -> tuple[Adapter, FinetuneResult]:
-    """Chooses negatives and what is replayed with the model as it is, then adapts it."""
-    learn = _with_negatives(recipe, model, learn, out, progress)
-    replay, held_out = None, None
-    # Learnt words change nothing but their own phrases: there is nothing to replay.
-    if recipe.guard.replay and recipe.plan.name != "tokens":
-        replay = replay_set(model, recipe.guard.replay, progress=progress)
-    if recipe.hold_out:
-        learn, held_out = learn.few_shot(len(learn) - recipe.hold_out, recipe.seed)
-    torch.manual_seed(recipe.seed)
-    present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
-    adapter = add_adapter(model, recipe.plan, tuple(dict.fromkeys(present)))
-    result = finetune(model, adapter, learn, out, recipe.train, held_out=held_out, replay=replay, progress=progress)
-    return adapter, result
+        Raises:
+            ValueError: the run would need more memory than there is.
+        """
+        recipe, replay, held_out = self.recipe, None, None
+        # Learnt words change nothing but their own phrases: there is nothing to replay.
+        if recipe.guard.replay and recipe.plan.name != "tokens":
+            replay = replay_set(self.model, recipe.guard.replay, progress=self.progress)
+        if recipe.hold_out:
+            learn, held_out = learn.few_shot(len(learn) - recipe.hold_out, recipe.seed)
+        if not (out / "state.pt").exists():
+            cost = estimate(self.model, recipe.plan, learn, recipe.train, replay.examples if replay else ())
+            check(cost, recipe.train)
+            if self.progress:
+                tqdm.write(f"expected: {cost}", file=sys.stderr)
+        torch.manual_seed(recipe.seed)
+        present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
+        adapter = add_adapter(self.model, recipe.plan, tuple(dict.fromkeys(present)))
+        return adapter, finetune(
+            self.model,
+            adapter,
+            learn,
+            out,
+            recipe.train,
+            held_out=held_out,
+            replay=replay,
+            progress=self.progress,
+        )
 
+    def with_negatives(self, learn: ExampleSet, processes: Processes) -> ExampleSet:
+        """The pictures with the phrases to refuse that teach most; the first process asks the model for them."""
+        path, mined, config = self.out / "negatives.json", None, self.recipe.negatives
+        if config.mine:
+            if processes.is_first and not path.exists():
+                found = mine(self.model, learn, config.phrases, progress=self.progress)
+                write_text(path, json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
+            processes.wait()
+            mined = MinedNegatives.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return with_negatives(learn, mined, config.per_image)
 
-def _with_negatives(recipe: Recipe, model: Sam3, learn: ExampleSet, out: Path, progress: bool) -> ExampleSet:
-    path, mined = out / "negatives.json", None
-    if recipe.negatives.mine:
-        if not path.exists():
-            mined = mine(model, learn, recipe.negatives.phrases, progress=progress)
-            write_text(path, json.dumps(mined.to_dict(), indent=1, ensure_ascii=False))
-        mined = MinedNegatives.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    return with_negatives(learn, mined, recipe.negatives.per_image)
-
-
-def _read_retention(out: Path) -> Retention | None:
-    path = out / "retention.json"
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    del content["complaints"]
-    return Retention(**content)
+    def write_report(self) -> None:
+        """Writes `report.html`, `comparison.json` and `figures` from what the folder holds."""
+        (before, after), kept, calibration = self.evaluations, self.retention, self.calibration
+        write_report(
+            self.out,
+            before=before,
+            after=after,
+            comparison=compare(before, after),
+            examples=self.pictures.test,
+            log=self.out / "log.jsonl",
+            facts=_facts(self.recipe, self.out),
+            learned_ids=[example.image_id for example in self.pictures.learn],
+            calibration=None if calibration is None else CalibrationPanel.of(calibration, after.records),
+            retention=None if kept is None else _panel(kept),
+            png_dir=self.out / "figures",
+        )
 
 
 def _panel(kept: Retention) -> RetentionPanel:
@@ -231,17 +285,8 @@ def _facts(recipe: Recipe, out: Path) -> dict[str, str]:
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- checks
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"the folder {out} cannot be written ({error.strerror}); choose another one") from error
-
-
-def read_pictures(recipe: Recipe, progress: bool) -> _Pictures:
+# ------------------------------------------------------------------------------------------------------------ pictures
+def read_pictures(recipe: Recipe, progress: bool) -> Pictures:
     """The chosen pictures to learn from and those to measure on, all of them readable, none in both."""
     learn, test = (
         _read_set(recipe, key, labelled) for key, labelled in (("learn", recipe.learn), ("test", recipe.test))
@@ -272,7 +317,7 @@ def read_pictures(recipe: Recipe, progress: bool) -> _Pictures:
                 f"{recipe.test.annotations}; expected different names. Rename one, or give its entry under `images` an "
                 "`image_id` of its own"
             )
-    return _Pictures(learn, test)
+    return Pictures(learn, test)
 
 
 def _read_set(recipe: Recipe, key: str, labelled: LabelledPictures) -> ExampleSet:
@@ -298,8 +343,7 @@ def _check_phrases(model: Sam3, phrases: Iterable[str]) -> None:
             model.encode_text([phrase])
 
 
-# -------------------------------------------------------------------------------------------------------------- resume
-def _identity(recipe: Recipe, model: Sam3, pictures: _Pictures) -> dict[str, Any]:
+def _identity(recipe: Recipe, model: Sam3, pictures: Pictures) -> dict[str, Any]:
     """What must be equal for finished parts to be used again. Where files lie does not matter, what is in them does."""
     content = settings(recipe)
     for key in ("model", "learn", "test"):
@@ -317,46 +361,3 @@ def _set_digest(examples: ExampleSet) -> str:
     """Of pictures and labels."""
     names = "".join(f"{example.image_id} {example.digest()} " for example in examples)
     return hashlib.sha256(names.encode()).hexdigest()[:16]
-
-
-def _claim(out: Path, recipe: Recipe, identity: dict[str, Any], resume: bool) -> None:
-    """Makes the folder the folder of this job, or refuses it."""
-    path = out / "run.json"
-    found = [name for name in OUTPUTS if (out / name).exists()]
-    if found and not path.exists():
-        raise ValueError(
-            f"{out} holds {found[0]}, which no job of this workbench wrote there; choose a new folder, so that "
-            "nothing is overwritten"
-        )
-    if found and not resume:
-        for name in reversed(found):  # run.json last, so that the folder stays ours until it is empty
-            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-    elif found:
-        try:
-            other = json.loads(path.read_text(encoding="utf-8"))
-            differences = _differences(other, identity)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); choose a new folder") from error
-        if differences:
-            raise ValueError(
-                f"{out} holds another job: {'; '.join(differences)}. Choose a new folder, or delete what it holds and "
-                "start anew with resume=False (on the command line: --restart)"
-            )
-    write_text(path, json.dumps(identity, indent=1, ensure_ascii=False))
-    if not (out / "recipe.yaml").exists():
-        save_recipe(recipe, out / "recipe.yaml")
-
-
-def _differences(other: dict[str, Any], identity: dict[str, Any], prefix: str = "") -> list[str]:
-    differences = []
-    for key in dict.fromkeys((*other, *identity)):
-        there, here = other.get(key), identity.get(key)
-        if there == here:
-            continue
-        if isinstance(there, dict) and isinstance(here, dict):
-            differences += _differences(there, here, f"{prefix}{key}.")
-        elif prefix:
-            differences.append(f"{prefix.removeprefix('recipe.')}{key} is {there!r} there and {here!r} here")
-        else:
-            differences.append(f"the {key} differ")
-    return differences

@@ -161,6 +161,17 @@ def read_manifest(folder: str | Path) -> Manifest:
         ) from error
 
 
+def add_facts(folder: str | Path, **facts: Any) -> None:
+    """Writes more facts into the manifest of a saved adapter; its tensors stay as they are.
+
+    Raises:
+        ValueError: the folder holds no adapter.
+    """
+    manifest = read_manifest(folder)
+    content = {"format": _FORMAT, **asdict(manifest), "facts": {**manifest.facts, **facts}}
+    write_text(Path(folder) / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False))
+
+
 def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of an adapter by parameter name, as far as their names tell.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.command_options import Debug
+
 if TYPE_CHECKING:
     from workbench.examples import ExampleSet
 
@@ -25,7 +27,6 @@ Phrases = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first pictures (or slices) of each split only.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the pictures, where they do not lie with the labels.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 
 def import_labels(

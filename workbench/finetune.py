@@ -7,11 +7,7 @@ result is that of one process.
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import os
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,7 +20,6 @@ import torch
 from tqdm.auto import tqdm
 
 from sam3.detector.criterion import BatchSize, Losses, LossWeights, criterion
-from sam3.files import write_atomically, write_text
 from sam3.model import Sam3
 from sam3.prompts import Prompt
 from workbench.adapters import Adapter
@@ -32,8 +27,8 @@ from workbench.augment import AugmentConfig
 from workbench.batches import Asked, Key, ViewPool, ask, targets_of
 from workbench.evaluate import evaluate, metrics_of
 from workbench.examples import Example, ExampleSet
-
-_MAX_ROLLBACKS = 3
+from workbench.processes import Processes
+from workbench.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ def finetune(
     optimiser = torch.optim.AdamW(adapter.parameters.values(), weight_decay=config.weight_decay)
     processes = Processes.found()
     description = describe_run(adapter, examples, config, held_out, repeated)
-    run = _Run(Path(out), adapter, optimiser, description, processes.is_first)
+    run = RunState(Path(out), adapter, optimiser, description, processes.is_first)
     run.resume()
     if run.step == 0:
         run.save()
@@ -292,174 +287,3 @@ def describe_run(
         "held out": {e.image_id: e.digest() for e in held_out or ()},
         "replay": [e.digest() for e in replay],
     }
-
-
-@dataclass(frozen=True)
-class Processes:
-    """Which of how many processes this is."""
-
-    rank: int = 0
-    count: int = 1
-
-    @classmethod
-    def found(cls) -> Processes:
-        """As `torchrun` started them; one when it did not.
-
-        Raises:
-            RuntimeError: the processes of `torchrun` cannot talk to each other.
-        """
-        wanted = int(os.environ.get("WORLD_SIZE", "1"))
-        if wanted == 1:
-            return cls()
-        from accelerate import PartialState
-
-        state = PartialState(cpu=not torch.cuda.is_available())
-        if state.num_processes != wanted:
-            raise RuntimeError(
-                f"torchrun started {wanted} processes, but {state.num_processes} found each other; every one would "
-                "train on its own. Check the network, or train with one process"
-            )
-        return cls(state.process_index, state.num_processes)
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
-    def add_up(self, adapter: Adapter, values: dict[str, float]) -> dict[str, float]:
-        """Replaces the gradients by their sums over all processes and returns the sums of the values."""
-        if self.count == 1:
-            return values
-        from accelerate.utils import reduce
-
-        for parameter in adapter.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad = reduce(parameter.grad, "sum")
-        total = reduce(torch.tensor(list(values.values()), device=adapter.model.device), "sum")
-        return dict(zip(values, total.tolist(), strict=True))
-
-
-class _Run:
-    """What a run keeps on disk: log, state, best and last adapter. Only the first process writes."""
-
-    def __init__(
-        self,
-        out: Path,
-        adapter: Adapter,
-        optimiser: torch.optim.Optimizer,
-        description: dict[str, Any],
-        writes: bool,
-    ):
-        self.out, self.adapter, self.optimiser, self.writes = out, adapter, optimiser, writes
-        self.description = json.dumps(description, sort_keys=True)
-        self.step, self.seconds, self.seconds_before = 0, 0.0, 0.0
-        self.caution, self.rollbacks = 1.0, 0  # the rate is multiplied by `caution`
-        self.best_step, self.best_value, self.num_worse = 0, math.inf, 0
-        self.is_validated = False
-        self.best = adapter.state()
-        self.lines: list[dict[str, Any]] = []
-        self.is_mid_step = False
-        out.mkdir(parents=True, exist_ok=True)
-
-    def finish_step(self, losses: dict[str, float], seconds: float) -> None:
-        """Lets the optimiser move the adapter and notes the step."""
-        self.is_mid_step = True
-        self.optimiser.step()
-        self.step += 1
-        self.seconds = self.seconds_before + seconds
-        self.lines.append({"step": self.step, "seconds": round(self.seconds, 2), **losses})
-        if not self.is_validated:
-            # The best state is the one after the ten steps with the lowest mean loss: a single step says little.
-            window = [line["loss"] for line in self.lines[-10:]]
-            mean = sum(window) / 10 if len(window) == 10 else math.inf
-            if mean < self.best_value or len(window) < 10:
-                self.best_step, self.best_value, self.best = self.step, mean, self.adapter.state()
-        self.is_mid_step = False
-
-    def note_validation(self, cgf1: float) -> None:
-        """Held-out pictures decide from now on which state is the best."""
-        self.lines[-1]["held_out_cgF1"] = round(cgf1, 5)
-        if not self.is_validated or cgf1 > self.best_value:
-            self.best_step, self.best_value, self.best, self.num_worse = self.step, cgf1, self.adapter.state(), 0
-        else:
-            self.num_worse += 1
-        self.is_validated = True
-
-    def is_stale(self, patience: int) -> bool:
-        return self.is_validated and self.num_worse >= patience
-
-    def roll_back(self) -> str:
-        """Back to the last state on disk with half the rate; says so.
-
-        Raises:
-            FloatingPointError: that was done several times already.
-        """
-        if self.rollbacks == _MAX_ROLLBACKS:
-            raise FloatingPointError(
-                f"the loss was not finite in {_MAX_ROLLBACKS + 1} attempts; the last good state is kept. Look at the "
-                "labels of the pictures, or run again with a lower rate in a new folder"
-            )
-        rollbacks, caution = self.rollbacks + 1, self.caution / 2
-        self.resume()
-        self.rollbacks, self.caution = rollbacks, caution
-        return f"back to step {self.step}, on with {caution:g} times the rate"
-
-    def save(self) -> None:
-        """State first, then the adapters, so that what can be continued is never older than what can be used.
-
-        When the run was stopped within an update, or the update broke the weights, the files stay as they are.
-        """
-        last = self.adapter.state()
-        if not self.writes or self.is_mid_step or not all(tensor.isfinite().all() for tensor in last.values()):
-            return
-        state = {
-            "description": self.description,
-            "step": self.step,
-            "seconds": self.seconds,
-            "caution": self.caution,
-            "rollbacks": self.rollbacks,
-            "best_step": self.best_step,
-            "best_value": self.best_value,
-            "num_worse": self.num_worse,
-            "is_validated": self.is_validated,
-            "best": self.best,
-            "adapter": last,
-            "optimiser": self.optimiser.state_dict(),
-            "lines": json.dumps(self.lines),
-        }
-        content = io.BytesIO()  # torch's own writer hides that a disk is full
-        torch.save(state, content)
-        write_atomically(self.out / "state.pt", lambda path: path.write_bytes(content.getbuffer()))
-        write_text(self.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
-        if self.step:
-            self.adapter.save(self.out / "adapter")
-            self.adapter.save(self.out / "adapter_best", self.best)
-
-    def resume(self) -> None:
-        path = self.out / "state.pt"
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it to start the training anew") from error
-        if state["description"] != self.description:
-            raise ValueError(
-                f"{self.out} holds a run with other settings, pictures or weights; choose another folder, or delete "
-                "it to start anew"
-            )
-        self.adapter.restore(state["adapter"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.lines, self.seconds_before = json.loads(state["lines"]), state["seconds"]
-        for name in (
-            "step",
-            "seconds",
-            "caution",
-            "rollbacks",
-            "best_step",
-            "best_value",
-            "num_worse",
-            "is_validated",
-            "best",
-        ):
-            setattr(self, name, state[name])

@@ -89,6 +89,11 @@ class Retention:
         """JSON-ready, with the complaints."""
         return {**asdict(self), "complaints": list(self.complaints)}
 
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Retention:
+        """Inverse of `to_dict`."""
+        return cls(**{name: value for name, value in content.items() if name != "complaints"})
+
 
 def retention_set(num_scenes: int) -> ExampleSet:
     """Rendered scenes with general phrases: kinds, colours, textures, sizes, half of them absent, most look-alikes."""

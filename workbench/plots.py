@@ -1,4 +1,4 @@
-"""Plots of calibrations and learning curves, in the style of `show`: frozen results come in, figures go out."""
+"""Plots of calibrations and sweeps, in the style of `show`: frozen results come in, figures go out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from workbench.calibrate import ReliabilityBin
-    from workbench.learning_curve import LearningCurve
+    from workbench.sweep import Sweep
+
+SWEPT = ("cgF1", "pmF1", "IL_MCC")
 
 
 def plot_reliability(
@@ -58,39 +60,45 @@ def plot_reliability(
     return saved(figure, save)
 
 
-def plot_learning_curve(curve: LearningCurve, metric: str = "cgF1", *, save: str | Path | None = None) -> Figure:
-    """A metric over the number of pictures learnt from: every run a dot, the mean a line, its spread a band.
+def plot_sweep(found: Sweep, metrics: Sequence[str] = SWEPT, *, save: str | Path | None = None) -> Figure:
+    """Metrics over the values of the setting that was varied: every run a dot, the mean a line, its spread a band.
 
     Args:
-        curve: of adaptations with different numbers of pictures and seeds.
-        metric: one of its metrics.
+        found: what `sweep` returned.
+        metrics: some of its metrics, one colour each.
         save: file to write.
 
     Raises:
-        ValueError: no run has this metric.
+        ValueError: no run has a value for one of the metrics.
     """
-    points = [point for point in curve.points(metric) if np.isfinite(point.mean)]
-    if not points:
-        raise ValueError(f"no run of the learning curve has a value for {metric!r}; expected another metric")
-    figure = new_figure(6.2, 3.8)
+    figure = new_figure(7.0, 4.2)
     axes = figure.subplots()
-    blue = tuple(np.array(PALETTE[0]) / 255)
-    places = np.arange(len(points))
-    means, spreads = (100 * np.array([getattr(p, name) for p in points]) for name in ("mean", "spread"))
-    axes.fill_between(places, means - spreads, means + spreads, color=blue, alpha=0.15, linewidth=0)
-    axes.plot(places, means, "-", color=blue, linewidth=2)
-    for place, point in zip(places, points, strict=True):
-        axes.plot([place] * len(point.values), 100 * np.array(point.values), "o", color=blue, alpha=0.7, markersize=5)
-    baseline = (curve.before or {}).get(metric, float("nan"))
-    if np.isfinite(baseline):
-        axes.axhline(100 * baseline, color="0.45", linewidth=1.2, linestyle="--")
-        axes.annotate(
-            "before adaptation", (1, 100 * baseline), xycoords=("axes fraction", "data"), fontsize=8, color="0.3",
-            ha="right", xytext=(0, 3), textcoords="offset points",
-        )  # fmt: skip
-    axes.set_xticks(places, [str(point.shots) for point in points])
-    axes.set_xlabel("pictures learnt from", fontsize=9)
-    axes.set_ylabel(f"{metric}, per cent{' (lower is better)' if metric in LOWER_IS_BETTER else ''}", fontsize=9)
+    names = [str(point.value) for point in found.points(metrics[0])]
+    is_ordered = all(isinstance(run.value, int | float) for run in found.runs)
+    for number, metric in enumerate(metrics):
+        points, colour = found.points(metric), tuple(np.array(PALETTE[number]) / 255)
+        if not any(np.isfinite(point.mean) for point in points):
+            raise ValueError(f"no run of the sweep has a value for {metric!r}; expected another metric")
+        places = np.arange(len(points)) + 0.08 * (number - (len(metrics) - 1) / 2)
+        means, spreads = (100 * np.array([getattr(p, name) for p in points]) for name in ("mean", "spread"))
+        label = f"{metric}{' (lower is better)' if metric in LOWER_IS_BETTER else ''}"
+        if is_ordered:
+            axes.fill_between(places, means - spreads, means + spreads, color=colour, alpha=0.12, linewidth=0)
+            axes.plot(places, means, "-", color=colour, linewidth=2, label=label)
+        else:
+            axes.errorbar(places, means, spreads, fmt="D", color=colour, capsize=4, markersize=6, label=label)
+        for place, point in zip(places, points, strict=True):
+            axes.plot([place] * len(point.values), 100 * np.array(point.values), "o", color=colour, alpha=0.5, ms=4)
+        baseline = found.before.get(metric, float("nan"))
+        if np.isfinite(baseline):
+            axes.axhline(100 * baseline, color=colour, linewidth=1.1, linestyle="--", alpha=0.7)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel("pictures learnt from" if found.key == "shots" else found.key, fontsize=9)
+    axes.set_ylabel("per cent", fontsize=9)
+    seeds = len({run.seed for run in found.runs})
+    title = f"{found.name}, {found.model}: {seeds} seed{'s' if seeds > 1 else ''}; dashed: before adaptation"
+    axes.set_title(title, fontsize=9, loc="left", color="0.3")
+    axes.legend(fontsize=9, frameon=False, loc="best")
     _plain(axes)
     return saved(figure, save)
 

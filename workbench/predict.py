@@ -16,12 +16,13 @@ from sam3.files import write_atomically, write_text
 from sam3.pictures import read_picture
 from sam3.predictor import ImagePredictor, Prediction
 from sam3.prompts import Prompt
+from workbench.calibrated_predictor import CalibratedPredictor
 from workbench.formats import rle_of
 from workbench.paint import overlay
 
 
 def predict_picture(
-    predictor: ImagePredictor, image: str | Path, prompts: Sequence[Prompt], out: str | Path
+    predictor: ImagePredictor | CalibratedPredictor, image: str | Path, prompts: Sequence[Prompt], out: str | Path
 ) -> list[Prediction]:
     """Asks about a picture and writes the answers.
 

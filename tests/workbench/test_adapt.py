@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from sam3.checkpoint import load_sam3
-from workbench.adapt import OUTPUTS, run_recipe, what_is_kept
+from workbench.adapt import run_recipe
 from workbench.adapters import load_adapter
 from workbench.compare import Comparison
 from workbench.evaluate import METRIC_NAMES, Evaluation
 from workbench.recipe import Recipe, load_recipe
+from workbench.run_folder import OUTPUTS, what_is_kept
 
 METRIC_KEYS = {"before", "after", "delta", "ci95"}
 
@@ -55,7 +56,7 @@ def finished(reference, tmp_path):
 
 def test_the_job_leaves_everything_its_folder_promises(pristine, reference):
     out, comparison = reference
-    assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
+    assert sorted(path.name for path in out.iterdir()) == sorted(set(OUTPUTS) - {"calibration.json", "folds"})
     written = json.loads((out / "comparison.json").read_text("utf-8"))
     assert written == comparison.to_dict()
     assert set(written["metrics"]) == set(METRIC_NAMES)
@@ -208,7 +209,7 @@ def test_a_full_disk_is_explained_and_what_is_finished_stays(project, tmp_path, 
     def full(path, write):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(sys.modules["workbench.finetune"], "write_atomically", full)
+    monkeypatch.setattr(sys.modules["workbench.run_state"], "write_atomically", full)
     with pytest.raises(OSError, match="No space left") as caught:
         run_recipe(project.recipe, tmp_path / "out", progress=False)
     assert caught.value.__notes__ == [
