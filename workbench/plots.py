@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.evaluate import LOWER_IS_BETTER
+from workbench.record_metrics import LOWER_IS_BETTER
 from workbench.show import PALETTE, new_figure, saved
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from sam3.files import write_text
-from workbench.evaluate import LOWER_IS_BETTER
 from workbench.plots import plot_reliability
+from workbench.record_metrics import LOWER_IS_BETTER
 from workbench.report_panels import (
     CalibrationPanel,
     RetentionPanel,

@@ -10,8 +10,9 @@ import pytest
 from scipy.special import expit, logit
 
 from workbench.calibrate import Calibration, PhraseCalibration, calibrate, calibrated, is_hit, reliability
-from workbench.evaluate import CANDIDATE_FLOOR, PairRecord
+from workbench.evaluate import PairRecord
 from workbench.metrics import aggregate
+from workbench.record_metrics import CANDIDATE_FLOOR
 
 PHRASES = tuple(f"phrase {number}" for number in range(5))
 RLE = {"size": [4, 4], "counts": "5163"}
