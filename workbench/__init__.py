@@ -6,7 +6,8 @@
 
 One step at a time:
 
-    labelled pictures       examples.py, formats/ (labels in and out), validation.py, splits.py, augment.py
+    labelled pictures       examples.py, label_checks.py, set_summary.py, formats/ (labels in and out), validation.py,
+                            splits.py, augment.py
     adapting                adapters.py, finetune.py
     measuring, comparing    evaluate.py, record_metrics.py, metrics.py, ranking.py, compare.py, calibrate.py,
                             learning_curve.py
