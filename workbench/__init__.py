@@ -10,7 +10,7 @@ One step at a time:
                             splits.py, augment.py
     adapting                adapters.py, finetune.py
     measuring, comparing    evaluate.py, record_metrics.py, metrics.py, saco_metrics.py, ranking.py, compare.py,
-                            calibrate.py, learning_curve.py
+                            calibrate.py, reliability.py, learning_curve.py
     showing                 show.py, plots.py, paint.py, report.py, report_tables.py, report_panels.py, predict.py
     the job as a file       recipe.py (settings), adapt.py (the job), __main__.py (the command line)
     import, export          transfer.py, data_commands.py; domains/ also reads medical, street and text data sets

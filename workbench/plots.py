@@ -14,8 +14,8 @@ from workbench.show import PALETTE, new_figure, saved
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from workbench.calibrate import ReliabilityBin
     from workbench.learning_curve import LearningCurve
+    from workbench.reliability import ReliabilityBin
 
 
 def plot_reliability(
@@ -25,7 +25,7 @@ def plot_reliability(
     probabilities.
 
     Args:
-        before, after: recorded and calibrated scores of the same candidates, from `calibrate.reliability`.
+        before, after: recorded and calibrated scores of the same candidates, from `reliability`.
         save: file to write.
     """
     figure = new_figure(5.4, 5.2)
