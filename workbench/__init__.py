@@ -6,11 +6,12 @@
 
 One step at a time:
 
-    labelled pictures       examples.py, formats/ (labels in and out), validation.py, splits.py, augment.py
+    labelled pictures       examples.py, label_checks.py, set_summary.py, formats/ (labels in and out), validation.py,
+                            splits.py, augment.py
     adapting                adapters.py, finetune.py, negatives.py, guard.py
-    measuring, comparing    evaluate.py, metrics.py, ranking.py, compare.py, calibrate.py,
-                            cross_validation.py, sweep.py
-    showing                 show.py, plots.py, paint.py, report.py, report_panels.py, predict.py
+    measuring, comparing    evaluate.py, record_metrics.py, pair_metrics.py, metrics.py, ranking.py, compare.py,
+                            calibrate.py, reliability.py, cross_validation.py, sweep.py
+    showing                 show.py, plots.py, paint.py, report.py, report_tables.py, report_panels.py, predict.py
     the job as a file       recipe.py (settings), adapt.py (the job), __main__.py (the command line)
     import, export          transfer.py, data_commands.py; domains/ also reads medical, street and text data sets
     rendered pictures       domains/; the embedded default model is trained on them by pretrain/

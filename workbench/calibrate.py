@@ -16,8 +16,8 @@ import numpy as np
 from scipy.special import betaincinv, expit, logit
 
 from workbench.evaluate import PairRecord
-from workbench.metrics import PairCounts, Tally, pair_counts, rates
-from workbench.ranking import greedy_marks
+from workbench.pair_metrics import PairCounts, Tally, pair_counts, rates
+from workbench.reliability import is_hit
 
 SET_PAIRS = 30.0  # the whole set counts as this many further pairs of every phrase, at most
 PRIOR_PAIRS = 2.0  # a shift of two logits must be worth this many pairs
@@ -313,12 +313,6 @@ class _Counts:
         return Tally(*(getattr(self.tally, field.name)[rows] for field in fields(Tally)))
 
 
-def is_hit(record: PairRecord) -> np.ndarray:
-    """(D,) bool: which candidates take an object at IoU 0.5, best score first; a second one on an object does not."""
-    overlaps = record.overlaps(boxes=not record.has_masks)
-    return greedy_marks(overlaps, np.zeros((len(overlaps), 0)))[0][0]
-
-
 def _temperatures(
     records: Sequence[PairRecord], presences: np.ndarray, weights: np.ndarray, shifts: np.ndarray
 ) -> np.ndarray:
@@ -371,40 +365,3 @@ def _expected(own: np.ndarray, total: np.ndarray) -> tuple[Share | None, Share |
         low, high = (float(betaincinv(good + 0.5, bad + 0.5, level)) for level in (0.025, 0.975))
         shares.append(Share(float((good + PRIOR_OBJECTS * prior) / (good + bad + PRIOR_OBJECTS)), low, high))
     return shares[0], shares[1]
-
-
-# --------------------------------------------------------------------------------------------------------- reliability
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Candidates with scores from `low` to `high`: how many, their mean score, and the share that hits an object."""
-
-    low: float
-    high: float
-    count: int
-    mean_score: float
-    hit_share: float
-
-
-def reliability(records: Sequence[PairRecord], num_bins: int = 10) -> tuple[ReliabilityBin, ...]:
-    """How far scores can be read as probabilities, in equal steps of score.
-
-    Args:
-        records: recorded or calibrated ones.
-        num_bins: steps between 0 and 1.
-
-    Returns:
-        Steps that hold a candidate, lowest first; where mean score and share of hits agree, scores are probabilities.
-    """
-    scores = np.array([score for record in records for score in record.scores])
-    hits = np.concatenate([is_hit(record) for record in records]) if len(scores) else np.zeros(0, bool)
-    place = np.minimum((scores * num_bins).astype(int), num_bins - 1)
-    return tuple(
-        ReliabilityBin(
-            low=number / num_bins,
-            high=(number + 1) / num_bins,
-            count=int((place == number).sum()),
-            mean_score=float(scores[place == number].mean()),
-            hit_share=float(hits[place == number].mean()),
-        )
-        for number in np.unique(place).tolist()
-    )

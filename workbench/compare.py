@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from workbench.evaluate import METRIC_NAMES, Evaluation, PairRecord, RecordStatistics, write_json
+from workbench.evaluate import Evaluation, PairRecord, write_json
+from workbench.record_metrics import METRIC_NAMES, RecordStatistics
 
 MIN_IMAGES_FOR_INTERVAL = 3
 FEW_IMAGES = 20

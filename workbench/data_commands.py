@@ -27,6 +27,30 @@ Phrases = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first pictures (or slices) of each split only.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the pictures, where they do not lie with the labels.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="Masks of pictures, label volume of a NIfTI file, label PNGs of a DICOM series.")
+]
+Names = Annotated[
+    Path | None, typer.Option(help='Names of label values: {"1": "liver"} as JSON or YAML, or lines `1 liver`.')
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        help="Values shown as black to white: lung, bone, soft-tissue, brain, liver, mediastinum, or LEVEL,WIDTH."
+    ),
+]
+Axis = Annotated[str | None, typer.Option(help="Slices of a NIfTI volume: axial, coronal or sagittal.")]
+SplitParts = Annotated[
+    bool, typer.Option("--split-parts", help="Make every connected region of a label value an object of its own.")
+]
+Annotator = Annotated[
+    str | None, typer.Option(help="SA-Co: a, b or c; they are never joined. The first when left out.")
+]
+Camera = Annotated[str | None, typer.Option(help="Waymo: front, front_left, front_right, side_left or side_right.")]
+Partial = Annotated[
+    bool,
+    typer.Option("--partial", help="Not everything was looked for everywhere: no label means unknown, not absent."),
+]
 
 
 def import_labels(
@@ -36,32 +60,14 @@ def import_labels(
     phrases: Phrases = None,
     limit: Limit = None,
     images: Images = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Masks of pictures, label volume of a NIfTI file, label PNGs of a DICOM series.")
-    ] = None,
-    names: Annotated[
-        Path | None, typer.Option(help='Names of label values: {"1": "liver"} as JSON or YAML, or lines `1 liver`.')
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Values shown as black to white: lung, bone, soft-tissue, brain, liver, mediastinum, or LEVEL,WIDTH."
-        ),
-    ] = None,
-    axis: Annotated[str | None, typer.Option(help="Slices of a NIfTI volume: axial, coronal or sagittal.")] = None,
-    split_parts: Annotated[
-        bool, typer.Option("--split-parts", help="Make every connected region of a label value an object of its own.")
-    ] = False,
-    annotator: Annotated[
-        str | None, typer.Option(help="SA-Co: a, b or c; they are never joined. The first when left out.")
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help="Waymo: front, front_left, front_right, side_left or side_right.")
-    ] = None,
-    partial: Annotated[
-        bool,
-        typer.Option("--partial", help="Not everything was looked for everywhere: no label means unknown, not absent."),
-    ] = False,
+    labels: Labels = None,
+    names: Names = None,
+    window: Window = None,
+    axis: Axis = None,
+    split_parts: SplitParts = False,
+    annotator: Annotator = None,
+    camera: Camera = None,
+    partial: Partial = False,
     debug: Debug = False,
 ) -> None:
     """Bring labels of any common form into the workbench's own.

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args, overload
 
@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from sam3.pictures import read_picture, shown_size
+from workbench.label_checks import check_inside, check_mask_size, check_picture, checked_boxes, checked_masks
+from workbench.set_summary import SetSummary, summary_of
 from workbench.splits import k_folds, stratified_choice
 
 Status = Literal["positive", "absent", "unknown"]
-BOX_SLACK_PX = 1e-3  # float32 rounding of a box that ends on the picture's edge
 
 
 def phrase_key(phrase: str) -> str:
@@ -85,8 +86,8 @@ class Concept:
         phrase = " ".join(self.phrase.split())
         if self.status not in get_args(Status):
             raise ValueError(f"{phrase!r}: status is {self.status!r}; expected one of {', '.join(get_args(Status))}.")
-        masks = _as_masks(phrase, self.masks)
-        boxes = boxes_of_masks(masks) if self.boxes_xyxy_px is None else _as_boxes(phrase, self.boxes_xyxy_px)
+        masks = checked_masks(phrase, self.masks)
+        boxes = boxes_of_masks(masks) if self.boxes_xyxy_px is None else checked_boxes(phrase, self.boxes_xyxy_px)
         if len(masks) and len(masks) != len(boxes):
             raise ValueError(
                 f"{phrase!r}: {len(masks)} masks but {len(boxes)} boxes; expected one box per mask (or no boxes: they "
@@ -114,42 +115,6 @@ class Concept:
     def has_masks(self) -> bool:
         """Whether the objects are outlined; False for labels that are boxes only."""
         return len(self.masks) > 0
-
-
-def _as_masks(phrase: str, masks: np.ndarray | None) -> np.ndarray:
-    if masks is None:
-        return np.zeros((0, 0, 0), bool)
-    masks = np.asarray(masks)
-    if masks.ndim != 3:
-        raise ValueError(f"{phrase!r}: masks have shape {masks.shape}; expected (N,H,W). One mask: pass mask[None].")
-    if masks.dtype != bool:
-        if not np.isin(masks, (0, 1)).all():
-            raise ValueError(
-                f"{phrase!r}: masks are {masks.dtype} with values {masks.min()}..{masks.max()}; expected bool. "
-                "Pass e.g. `masks > 0`."
-            )
-        masks = masks.astype(bool)
-    empty = np.flatnonzero(~masks.any((1, 2)))
-    if len(empty):
-        raise ValueError(
-            f"{phrase!r}: mask {empty[0]} has no pixel; expected at least one. Remove it or label it anew."
-        )
-    return masks
-
-
-def _as_boxes(phrase: str, boxes: np.ndarray) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float32)
-    if boxes.size == 0:
-        return np.zeros((0, 4), np.float32)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{phrase!r}: boxes have shape {boxes.shape}; expected (N,4) as x0,y0,x1,y1 in pixels.")
-    for number, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-        if not (x1 > x0 and y1 > y0 and np.isfinite((x0, y0, x1, y1)).all()):
-            raise ValueError(
-                f"{phrase!r}: box {number} is {[x0, y0, x1, y1]} and has no area; expected x0 < x1 and y0 < y1 in "
-                "pixels. If these are x, y, width, height, convert them first; otherwise correct or remove the box."
-            )
-    return boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +148,7 @@ class Example:
             raise ValueError(f"image_id is {self.image_id!r}; expected a non-empty text. Name the picture.")
         if isinstance(self.image, str):
             object.__setattr__(self, "image", Path(self.image))
-        _check_picture(self.image_id, self.image, self.width, self.height)
+        check_picture(self.image_id, self.image, self.width, self.height)
         concepts = tuple(self._fitted(concept) for concept in self.concepts)
         object.__setattr__(self, "concepts", concepts)
         seen: set[str] = set()
@@ -197,19 +162,9 @@ class Example:
 
     def _fitted(self, concept: Concept) -> Concept:
         where, size = f"image {self.image_id!r}, {concept.phrase!r}", (self.height, self.width)
-        if concept.has_masks and concept.masks.shape[1:] != size:
-            raise ValueError(
-                f"{where}: masks are {concept.masks.shape[1:]} (height, width); expected {size} like the picture. "
-                "Resize them with nearest neighbour, or check that the labels belong to this picture."
-            )
-        limit = np.array([self.width, self.height] * 2, np.float32) + BOX_SLACK_PX
-        boxes = concept.boxes_xyxy_px
-        outside = np.flatnonzero((boxes < -BOX_SLACK_PX).any(1) | (boxes > limit).any(1))
-        if len(outside):
-            raise ValueError(
-                f"{where}: box {boxes[outside[0]].tolist()} leaves the picture; expected 0..{self.width} by "
-                f"0..{self.height} pixels. Clip the box, or check unit (pixels, not fractions) and picture."
-            )
+        if concept.has_masks:
+            check_mask_size(where, concept.masks, size)
+        check_inside(where, concept.boxes_xyxy_px, size)
         if concept.has_masks or concept.masks.shape[1:] == size:
             return concept
         return replace(concept, masks=np.zeros((0, *size), bool))
@@ -241,7 +196,7 @@ class Example:
         if isinstance(self.image, np.ndarray):
             return self.image
         pixels = read_picture(self.image)
-        _check_picture(self.image_id, pixels, self.width, self.height)
+        check_picture(self.image_id, pixels, self.width, self.height)
         return pixels
 
     def digest(self) -> str:
@@ -256,44 +211,6 @@ class Example:
             digest.update(json.dumps([concept.phrase, concept.status, concept.boxes_xyxy_px.tolist()]).encode())
             digest.update(np.packbits(concept.masks).tobytes())
         return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class PhraseCount:
-    """In how many pictures one phrase is positive, absent and unknown (or not mentioned), and its number of objects."""
-
-    phrase: str
-    positive: int = 0
-    absent: int = 0
-    unknown: int = 0
-    objects: int = 0
-
-
-@dataclass(frozen=True)
-class SetSummary:
-    """Counts of an ExampleSet; `str()` gives a table for people."""
-
-    name: str
-    images: int
-    positive: int
-    absent: int
-    unknown: int
-    objects: int
-    box_only: int
-    phrases: tuple[PhraseCount, ...] = field(repr=False)
-
-    def __str__(self) -> str:
-        head = (
-            f"{self.name}: {self.images} pictures, {self.positive} positive and {self.absent} absent pairs "
-            f"({self.unknown} unknown), {self.objects} objects ({self.box_only} with a box only)"
-        )
-        width = max([len(count.phrase) for count in self.phrases] + [6])
-        rows = [f"{'phrase':{width}}  positive  absent  unknown  objects"]
-        rows += [
-            f"{count.phrase:{width}}  {count.positive:8}  {count.absent:6}  {count.unknown:7}  {count.objects:7}"
-            for count in self.phrases
-        ]
-        return "\n".join([head, *rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -428,18 +345,17 @@ class ExampleSet(Sequence[Example]):
                 f"set {self.name!r}: {shots} shots asked from {len(self)} pictures; expected 1..{len(self)}. "
                 "Label more pictures or ask for fewer shots."
             )
-        present = [[c.phrase for c in example.concepts if c.status == "positive"] for example in self.examples]
+        present = self._positive_phrases()
         if not any(present):
             raise ValueError(
                 f"set {self.name!r}: no phrase is positive in any of its {len(self)} pictures; expected at least one. "
                 "Label some objects, and check the phrases if the labels were imported."
             )
         chosen = stratified_choice(present, shots, seed)
-        learn = tuple(example for number, example in enumerate(self.examples) if number in chosen)
-        rest = tuple(example for number, example in enumerate(self.examples) if number not in chosen)
+        rest = set(range(len(self))) - chosen
         return (
-            replace(self, name=f"{self.name} ({shots} shots, seed {seed})", examples=learn),
-            replace(self, name=f"{self.name} (rest of {shots} shots, seed {seed})", examples=rest),
+            self._part(chosen, f"{shots} shots, seed {seed}"),
+            self._part(rest, f"rest of {shots} shots, seed {seed}"),
         )
 
     def k_fold(self, k: int, seed: int) -> Iterator[tuple[ExampleSet, ExampleSet]]:
@@ -455,39 +371,26 @@ class ExampleSet(Sequence[Example]):
         Raises:
             ValueError: k is below 2 or above the number of pictures.
         """
-        present = [[c.phrase for c in example.concepts if c.status == "positive"] for example in self.examples]
+        present = self._positive_phrases()
         for number, fold in enumerate(k_folds(present, k, seed), start=1):
-            judge = tuple(self.examples[index] for index in fold)
-            learn = tuple(example for index, example in enumerate(self.examples) if index not in fold)
+            learn = set(range(len(self))) - set(fold)
             yield (
-                replace(self, name=f"{self.name} (learn {number} of {k}, seed {seed})", examples=learn),
-                replace(self, name=f"{self.name} (judge {number} of {k}, seed {seed})", examples=judge),
+                self._part(learn, f"learn {number} of {k}, seed {seed}"),
+                self._part(fold, f"judge {number} of {k}, seed {seed}"),
             )
+
+    def _positive_phrases(self) -> list[list[str]]:
+        """For each picture, the phrases that have objects in it."""
+        return [[c.phrase for c in example.concepts if c.status == "positive"] for example in self.examples]
+
+    def _part(self, places: Collection[int], what: str) -> ExampleSet:
+        """The pictures at these places, in the order of the set; the name says what part this is."""
+        examples = tuple(self.examples[place] for place in sorted(places))
+        return replace(self, name=f"{self.name} ({what})", examples=examples)
 
     def summary(self) -> SetSummary:
         """Counts of pictures, pairs and objects, in all and per phrase."""
-        counts = {phrase: dict.fromkeys(("positive", "absent", "objects"), 0) for phrase in self.phrases}
-        box_only = 0
-        for example in self.examples:
-            for concept in example.concepts:
-                if concept.status != "unknown":
-                    counts[concept.phrase][concept.status] += 1
-                counts[concept.phrase]["objects"] += concept.num_objects
-                box_only += 0 if concept.has_masks else concept.num_objects
-        phrases = tuple(
-            PhraseCount(phrase, **count, unknown=len(self) - count["positive"] - count["absent"])
-            for phrase, count in counts.items()
-        )
-        return SetSummary(
-            name=self.name,
-            images=len(self),
-            positive=sum(count.positive for count in phrases),
-            absent=sum(count.absent for count in phrases),
-            unknown=sum(count.unknown for count in phrases),
-            objects=sum(count.objects for count in phrases),
-            box_only=box_only,
-            phrases=phrases,
-        )
+        return summary_of(self)
 
 
 def _completed(examples: Iterable[Example], exhaustive: bool) -> tuple[Example, ...]:
@@ -525,45 +428,3 @@ def _with_absent(example: Example, stated: dict[str, Concept], named: set[str] |
     known = {phrase_key(concept.phrase) for concept in kept}
     added = [concept for key, concept in stated.items() if key not in known]
     return replace(example, concepts=(*kept, *added)) if added else example
-
-
-def _check_picture(image_id: str, image: np.ndarray | Path, width: int, height: int) -> None:
-    """Refuses a picture that is not what the labels say.
-
-    Args:
-        image_id: for the message.
-        image: HWC uint8 RGB, or a path (its header is read).
-        width, height: stated size in pixels, as shown.
-
-    Raises:
-        ValueError: no picture, or one of another size.
-    """
-    if isinstance(image, Path):
-        found = shown_size(image)
-        if found != (width, height):
-            raise ValueError(_other_size(image_id, image, found, (width, height)))
-        return
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(
-            f"image {image_id!r}: picture is {kind}; expected a uint8 array (H,W,3) in RGB order or a file path. "
-            "Grey pictures: np.stack([grey] * 3, -1)."
-        )
-    if image.shape[:2] != (height, width) or not image.size:
-        raise ValueError(
-            f"image {image_id!r}: picture is {image.shape[1]}x{image.shape[0]}, stated size {width}x{height} (width x "
-            "height); expected the same, above zero. Pass the array's own size."
-        )
-
-
-def _other_size(image_id: str, path: Path, found: tuple[int, int], stated: tuple[int, int]) -> str:
-    text = (
-        f"image {image_id!r}: {path} is {found[0]}x{found[1]} as shown, but the labels say {stated[0]}x{stated[1]} "
-        "(width x height); expected the same size. "
-    )
-    if found == stated[::-1]:
-        return text + (
-            "The sides are swapped: probably the file carries an EXIF rotation that the labelling tool did not apply. "
-            "Save the picture without EXIF in the orientation in which it was labelled."
-        )
-    return text + "Use the picture that was labelled, or resize picture and labels together."

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.evaluate import LOWER_IS_BETTER
+from workbench.record_metrics import LOWER_IS_BETTER
 from workbench.show import PALETTE, new_figure, saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from workbench.calibrate import ReliabilityBin
+    from workbench.reliability import ReliabilityBin
     from workbench.sweep import Sweep
 
 SWEPT = ("cgF1", "pmF1", "IL_MCC")
@@ -27,7 +27,7 @@ def plot_reliability(
     probabilities.
 
     Args:
-        before, after: recorded and calibrated scores of the same candidates, from `calibrate.reliability`.
+        before, after: recorded and calibrated scores of the same candidates, from `reliability`.
         save: file to write.
     """
     figure = new_figure(5.4, 5.2)

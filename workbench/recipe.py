@@ -27,11 +27,11 @@ from pydantic import (
 
 from sam3.files import write_text
 from workbench.adapters import Plan
-from workbench.evaluate import CANDIDATE_FLOOR
 from workbench.examples import phrase_key
 from workbench.finetune import FinetuneConfig
 from workbench.guard import GuardConfig
 from workbench.negatives import NegativesConfig
+from workbench.record_metrics import CANDIDATE_FLOOR
 
 _PATHS = ("learn.annotations", "learn.images", "test.annotations", "test.images")
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")

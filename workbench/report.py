@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from sam3.files import write_text
-from workbench.evaluate import LOWER_IS_BETTER
 from workbench.plots import plot_reliability
 from workbench.report_panels import (
     CalibrationPanel,
@@ -30,15 +29,15 @@ from workbench.report_panels import (
 from workbench.report_style import (
     EVENTS,
     LIMITS,
-    METRICS,
-    NOT_DEFINED,
     PAGE,
     STYLE,
     WORSE_EVENTS,
+    counted,
     inline_figure,
     percent,
     table,
 )
+from workbench.report_tables import findings_table, metrics_table, refusals_table
 from workbench.show import (
     draw_answer,
     draw_truth,
@@ -51,12 +50,11 @@ from workbench.show import (
 )
 
 if TYPE_CHECKING:
-    from workbench.compare import Comparison, Delta, PairChange
+    from workbench.compare import Comparison, PairChange
     from workbench.evaluate import Evaluation, PairRecord
     from workbench.examples import ExampleSet
 
 MAX_PAIRS = 24
-MAX_ROWS = 12
 PICTURE_SIDE_PX = 420
 
 
@@ -99,34 +97,41 @@ def write_report(
     """
     _check(before, after, comparison)
     sections = {
-        "Numbers": _metrics_table(comparison),
+        "Numbers": metrics_table(comparison),
         **({} if retention is None else {"What it must not forget": retention_section(retention)}),
         "Pictures": _pictures(before, after, comparison, examples),
-        "Phrases that are not in the picture": _refusals(before, after),
-        "Phrases that are in the picture": _findings(before, after),
+        "Phrases that are not in the picture": refusals_table(before, after),
+        "Phrases that are in the picture": findings_table(before, after),
         **({} if calibration is None else {"Working thresholds": calibration_section(calibration)}),
         "Training": _training(log),
         "Settings": _settings(before, after, facts),
         "Use the adapter again": _use_again(facts),
         "Limits": _limits(before, after, comparison),
     }
-    body = [f'<p class="headline">{escape(headline(before, comparison, learned_ids))}</p>']
-    body += [f"<p>{escape(sentence)}</p>" for sentence in _second_sentences(before, after, comparison)]
+    opening = [f'<p class="headline">{escape(headline(before, comparison, learned_ids))}</p>']
+    opening += [f"<p>{escape(sentence)}</p>" for sentence in _second_sentences(before, after, comparison)]
     warnings = [*_warnings(comparison, before, learned_ids), *retention_warnings(retention)]
-    body += [f'<p class="warning">{escape(text)}</p>' for text in warnings]
-    links = " ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in sections)
-    body.append(f"<nav>{links}</nav>")
-    body += [
-        f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{content}</section>'
-        for title, content in sections.items()
-    ]
-    page = PAGE.format(title=escape(f"Before and after: {before.data}"), style=STYLE, body="\n".join(body))
+    opening += [f'<p class="warning">{escape(text)}</p>' for text in warnings]
     target = Path(out_dir) / "report.html"
     comparison.save(target.with_name("comparison.json"))
-    write_text(target, page)
+    write_text(target, _page(f"Before and after: {before.data}", opening, sections))
     if png_dir is not None:
         _save_figures(Path(png_dir), before, after, comparison, examples, log, calibration)
     return target
+
+
+def _page(title: str, opening: Sequence[str], sections: Mapping[str, str]) -> str:
+    """The whole file: the opening paragraphs, links to the sections, the sections."""
+    links = " ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections)
+    parts = [
+        f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2>{content}</section>'
+        for name, content in sections.items()
+    ]
+    return PAGE.format(title=escape(title), style=STYLE, body="\n".join([*opening, f"<nav>{links}</nav>", *parts]))
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower())
 
 
 def _save_figures(
@@ -155,7 +160,7 @@ def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection
     delta = comparison.metrics[name]
     measured = {record.image_id for record in before.records}
     unseen = "unseen " if learned_ids is not None and not measured & set(learned_ids) else ""
-    asked = f"On {_count(len(measured), f'{unseen}picture')} with {_count(len(comparison.pairs), 'question')}"
+    asked = f"On {counted(len(measured), f'{unseen}picture')} with {counted(len(comparison.pairs), 'question')}"
     if not math.isfinite(delta.delta):
         return f"{asked}, {name} cannot be told: {percent(delta.before)} before, {percent(delta.after)} after."
     went = f"{name} went from {percent(delta.before)} to {percent(delta.after)}"
@@ -198,7 +203,7 @@ def _second_sentences(before: Evaluation, after: Evaluation, comparison: Compari
         )
     worse, better = len(comparison.regressions), sum(pair.delta > 0 for pair in comparison.pairs)
     sentences.append(
-        f"Of {_count(len(comparison.pairs), 'question')}, {better} got better, {worse} got worse and "
+        f"Of {counted(len(comparison.pairs), 'question')}, {better} got better, {worse} got worse and "
         f"{len(comparison.pairs) - better - worse} kept their F1. Models: {before.model!r} before, {after.model!r} "
         f"after. {_model_size(before.model)}".rstrip()
     )
@@ -217,134 +222,14 @@ def _model_size(model: str) -> str:
 def _warnings(comparison: Comparison, before: Evaluation, learned_ids: Collection[str] | None) -> Iterable[str]:
     shared = {record.image_id for record in before.records} & set(learned_ids or ())
     if shared:
-        yield f"{_count(len(shared), 'measured picture')} also served for learning, so the numbers flatter the adapter."
+        pictures = counted(len(shared), "measured picture")
+        yield f"{pictures} also served for learning, so the numbers flatter the adapter."
     refusal = comparison.metrics["IL_FPR"]
     if refusal.delta > 0:
         yield (
             "The adapted model claims absent phrases more often than before. Add absent phrases to the examples and "
             "train again before you rely on it."
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower())
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
-def _metrics_table(comparison: Comparison) -> str:
-    rows = []
-    for name, delta in comparison.metrics.items():
-        meaning = METRICS.get(name, "")
-        interval = NOT_DEFINED
-        if delta.ci95 is not None:
-            interval = f"{100 * delta.ci95[0]:+.1f} to {100 * delta.ci95[1]:+.1f}"
-        rows.append(
-            (
-                f"{escape(name)}<small>{escape(meaning)}</small>",
-                percent(delta.before),
-                percent(delta.after),
-                _change(name, delta),
-                interval,
-                _track(delta),
-            )
-        )
-    note = (
-        "All values in per cent. The interval comes from drawing the pictures again at random "
-        f"({comparison.num_resamples} draws over {_count(comparison.num_images, 'picture')}) and is widened "
-        "where they are few; a change whose interval includes 0 is marked unsure."
-    )
-    head = ("metric", "before", "after", "change", "95 % interval", "0 to 100")
-    return f"<p>{escape(note)}</p>{table(head, rows, 'metrics')}"
-
-
-def _change(name: str, delta: Delta) -> str:
-    if not math.isfinite(delta.delta):
-        return NOT_DEFINED
-    text = f"{100 * delta.delta:+.1f}"
-    if round(1000 * delta.delta) == 0:
-        return f"{text} <em>same</em>"
-    is_better = (delta.delta > 0) != (name in LOWER_IS_BETTER)
-    kind = ("better" if is_better else "worse") if delta.is_certain else "unsure"
-    return f'{text} <em class="{kind}">{kind}</em>'
-
-
-def _track(delta: Delta) -> str:
-    if not math.isfinite(delta.delta):
-        return ""
-    start, end = (100 * min(max(value, 0.0), 1.0) for value in (delta.before, delta.after))
-    left, width = min(start, end), abs(end - start)
-    return (
-        f'<span class="track" aria-hidden="true"><i style="left:{left:.1f}%;width:{width:.1f}%"></i>'
-        f'<b class="old" style="left:{start:.1f}%"></b><b style="left:{end:.1f}%"></b></span>'
-    )
-
-
-def _by_phrase(evaluation: Evaluation, is_present: bool) -> dict[str, list[PairRecord]]:
-    groups: dict[str, list[PairRecord]] = {}
-    for record in evaluation.records:
-        if (record.num_truth > 0) == is_present:
-            groups.setdefault(record.phrase, []).append(record)
-    return groups
-
-
-def _refusals(before: Evaluation, after: Evaluation) -> str:
-    olds, news = _by_phrase(before, False), _by_phrase(after, False)
-    if not olds:
-        return (
-            "<p>No phrase was asked that is absent from a picture, so nothing is known about false claims. "
-            "Add absent phrases with <code>ExampleSet.with_absent([...])</code> and measure again.</p>"
-        )
-    totals = [[len(group), _claimed(before, group), _claimed(after, news[phrase])] for phrase, group in olds.items()]
-    order = np.lexsort([[-row[1] for row in totals], [-row[2] for row in totals]])
-    phrases = list(olds)
-    rows = [(escape(phrases[i]), str(totals[i][0]), _of(totals[i], 1), _of(totals[i], 2)) for i in order]
-    total = np.sum(totals, 0).tolist()
-    head = ("phrase", "pictures", "claimed before", "claimed after")
-    table = _worst_first(head, rows, (f"all {len(rows)} phrases", str(total[0]), _of(total, 1), _of(total, 2)))
-    return (
-        f"<p>In how many of the pictures without it a phrase was claimed all the same. Worst phrases first.</p>{table}"
-    )
-
-
-def _claimed(evaluation: Evaluation, group: Sequence[PairRecord]) -> int:
-    return sum(record.num_kept(evaluation.score_threshold) > 0 for record in group)
-
-
-def _of(counts: Sequence[int], place: int) -> str:
-    return f"{counts[place]} <small>({100 * counts[place] / max(1, counts[0]):.0f} %)</small>"
-
-
-def _findings(before: Evaluation, after: Evaluation) -> str:
-    olds, news = _by_phrase(before, True), _by_phrase(after, True)
-    if not olds:
-        return "<p>No phrase was asked that is in a picture.</p>"
-    found: list[tuple[str, list[int]]] = []
-    for phrase, group in olds.items():
-        counts = [sum(record.num_truth for record in group)]
-        for evaluation, records in ((before, group), (after, news[phrase])):
-            verdicts = [verdict_of(record, evaluation.score_threshold) for record in records]
-            counts += [sum(len(v.hits) for v in verdicts), sum(len(v.false_alarms) for v in verdicts)]
-        found.append((escape(phrase), counts))
-    found.sort(key=lambda item: (item[1][3] - item[1][1], item[0]))
-    found.append((f"all {len(found)} phrases", np.sum([counts for _, counts in found], 0).tolist()))
-    rows = [(name, str(c[0]), _of(c, 1), _of(c, 3), str(c[2]), str(c[4])) for name, c in found]
-    head = ("phrase", "objects", "found before", "found after", "false before", "false after")
-    text = "<p>An object is found when a candidate overlaps it with an IoU of 0.5 or more; other candidates are false. "
-    text += "Largest losses first.</p>"
-    return text + _worst_first(head, rows[:-1], rows[-1])
-
-
-def _worst_first(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str]) -> str:
-    """A table with its sum; of a long one the first rows, and the rest behind a click."""
-    if len(rows) <= MAX_ROWS + 4:
-        return table(head, [*rows, total], "plain")
-    title = f"<summary>{len(rows) - MAX_ROWS} more phrases</summary>"
-    rest = table(head, rows[MAX_ROWS:], "plain")
-    return f"{table(head, [*rows[:MAX_ROWS], total], 'plain')}<details>{title}{rest}</details>"
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -360,7 +245,7 @@ def _pictures(before: Evaluation, after: Evaluation, comparison: Comparison, exa
             cells.append((title, text, _answer_drawer(examples, record, evaluation.score_threshold)))
         cards.append(_card(pair, cells))
     rest = len(comparison.pairs) - len(shown)
-    hidden = f" {_count(rest, 'more question')} are in comparison.json." if rest > 1 else ""
+    hidden = f" {counted(rest, 'more question')} are in comparison.json." if rest > 1 else ""
     hidden = " One more question is in comparison.json." if rest == 1 else hidden
     legend = "".join(
         f'<span><i class="{kind}"></i>{text}</span>'
@@ -376,7 +261,7 @@ def _pictures(before: Evaluation, after: Evaluation, comparison: Comparison, exa
 
 
 def _labelled(pair: PairChange) -> str:
-    return _count(pair.num_truth, "object") if pair.num_truth else "not in the picture"
+    return counted(pair.num_truth, "object") if pair.num_truth else "not in the picture"
 
 
 def _truth_drawer(examples: ExampleSet, pair: PairChange) -> Callable[[], np.ndarray]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from workbench.calibrate import Calibration, PhraseCalibration, ReliabilityBin, Share, calibrated, reliability
+from workbench.calibrate import Calibration, PhraseCalibration, Share, calibrated
 from workbench.plots import plot_reliability
+from workbench.reliability import ReliabilityBin, reliability
 from workbench.report_style import NOT_DEFINED, inline_figure, percent, table
 
 if TYPE_CHECKING:

@@ -150,6 +150,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}" if math.isfinite(value) else NOT_DEFINED
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, e.g. "3 pictures"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
     """A table from cells that are HTML already; the column titles repeat beside the cells on narrow screens."""
     top = "".join(f'<th scope="col">{title}</th>' for title in head)

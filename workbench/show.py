@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from workbench.evaluate import LOWER_IS_BETTER
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.paint import PALETTE, Colour, fit_boxes, fit_image, fit_masks, overlay
+from workbench.record_metrics import LOWER_IS_BETTER
 
 __all__ = [
     "PALETTE",

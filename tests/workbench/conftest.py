@@ -1,8 +1,10 @@
-"""A very small model with random weights and a folder of drawn, labelled pictures, for tests of the whole job."""
+"""For tests of the whole job: a very small model with random weights, a folder of drawn, labelled pictures, and the
+command line."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 from sam3.checkpoint import save
 from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
 from sam3.model import Sam3
+from workbench.__main__ import app
 from workbench.examples import ExampleSet
 from workbench.formats import rle_of
 
@@ -168,3 +172,38 @@ def drawn(project: Project) -> ExampleSet:
     """The six pictures to learn from."""
     learn = ExampleSet.from_coco(project.folder / "learn.json", project.folder / "images")
     return learn.with_absent(["green star"])
+
+
+@pytest.fixture
+def invoke() -> Callable[..., Result]:
+    """Runs `workbench` with these arguments."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
+
+    return run
+
+
+@pytest.fixture
+def succeed(invoke: Callable[..., Result]) -> Callable[..., str]:
+    """Runs a command that must succeed; gives what it printed."""
+
+    def run(*arguments: object) -> str:
+        result = invoke(*arguments)
+        assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
+def fail(invoke: Callable[..., Result]) -> Callable[..., str]:
+    """Runs a command that must refuse; gives the message on standard error, without traceback or other output."""
+
+    def run(*arguments: object) -> str:
+        result = invoke(*arguments)
+        assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
+        assert "Traceback" not in result.stderr and "Found" not in result.stdout
+        return result.stderr
+
+    return run

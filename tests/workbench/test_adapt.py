@@ -16,8 +16,9 @@ from sam3.checkpoint import load_sam3
 from workbench.adapt import run_recipe
 from workbench.adapters import load_adapter
 from workbench.compare import Comparison
-from workbench.evaluate import METRIC_NAMES, Evaluation
+from workbench.evaluate import Evaluation
 from workbench.recipe import Recipe, load_recipe
+from workbench.record_metrics import METRIC_NAMES
 from workbench.run_folder import OUTPUTS, what_is_kept
 
 METRIC_KEYS = {"before", "after", "delta", "ci95"}

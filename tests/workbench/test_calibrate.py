@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from workbench.calibrate import Calibration, PhraseCalibration, calibrate, calibrated, is_hit, reliability
-from workbench.evaluate import CANDIDATE_FLOOR, PairRecord
-from workbench.metrics import aggregate
+from workbench.calibrate import Calibration, PhraseCalibration, calibrate, calibrated
+from workbench.evaluate import PairRecord
+from workbench.pair_metrics import aggregate
+from workbench.record_metrics import CANDIDATE_FLOOR
+from workbench.reliability import reliability
 
 PHRASES = tuple(f"phrase {number}" for number in range(5))
 RLE = {"size": [4, 4], "counts": "5163"}
@@ -182,13 +184,6 @@ def test_the_two_logits_are_shifted_and_then_tempered():
     assert certain.scores([curve.threshold], 1.0)[0] == pytest.approx(0.5, abs=1e-5)
 
 
-def test_a_second_candidate_on_an_object_is_no_hit():
-    record = PairRecord(
-        "a", "cup", "positive", 0.9, (0.9, 0.8, 0.7), ((0.7,), (0.9,), (0.2,)), ((0.7,), (0.9,), (0.2,)), 1, (RLE,) * 3
-    )
-    assert is_hit(record).tolist() == [True, False, False]
-
-
 def test_box_only_pairs_are_judged_by_boxes():
     masks = answers(0, 8)
     boxes = [replace(r, mask_iou=(), has_masks=False) for r in masks]
@@ -215,15 +210,6 @@ def test_damaged_calibrations_are_refused():
 
 
 # --------------------------------------------------------------------------------------------------------- reliability
-def test_reliability_counts_hits_per_score():
-    rows = ((0.9, 0.0), (0.1, 0.0), (0.0, 0.8))
-    record = PairRecord("a", "cup", "positive", 0.9, (0.95, 0.92, 0.31), rows, rows, 2, (RLE,) * 3)
-    low, high = reliability([record])
-    assert (low.low, low.high, low.count, low.mean_score, low.hit_share) == pytest.approx((0.3, 0.4, 1, 0.31, 1.0))
-    assert (high.count, high.mean_score, high.hit_share) == pytest.approx((2, 0.935, 0.5))
-    assert reliability([replace(record, scores=(), mask_iou=(), box_iou=(), mask_rles=())]) == ()
-
-
 def test_calibrating_brings_scores_nearer_to_the_share_of_hits():
     def error(records):
         bins = reliability(records)

@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from sam3.checkpoint import load_sam3
 from sam3.predictor import ImagePredictor
 from sam3.prompts import Prompt
-from workbench.__main__ import app
 from workbench.adapters import PLANS, Plan, add_adapter
 from workbench.evaluate import Evaluation
 from workbench.examples import ExampleSet
@@ -26,24 +24,6 @@ from workbench.formats import mask_of
 from workbench.guard import Retention
 
 COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export")
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
-    return result.stdout
-
-
-def fail(*arguments: object) -> str:
-    """The message on standard error; there must be no traceback and no other output."""
-    result = invoke(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    assert "Traceback" not in result.stderr and "Found" not in result.stdout
-    return result.stderr
 
 
 def subprocess_environment() -> dict[str, str]:
@@ -72,7 +52,7 @@ def test_the_module_answers_help_without_loading_torch(repo_root):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_shows_a_line_to_copy(command):
+def test_the_help_of_every_command_shows_a_line_to_copy(command, succeed):
     lines = [line.strip() for line in succeed(command, "--help").splitlines()]
     assert any(line.startswith(f"workbench {command} ") for line in lines)
 
@@ -95,7 +75,7 @@ def test_the_public_names_are_functions_whatever_was_imported_before():
 
 
 # --- adapt
-def test_adapt_prints_the_result_and_where_it_lies(project, tmp_path):
+def test_adapt_prints_the_result_and_where_it_lies(project, tmp_path, succeed):
     out = tmp_path / "out"
     text = succeed("adapt", project.recipe, "--out", out, "--set", "train.steps=2", "--seed", 5)
     assert "small.safetensors against small.safetensors + discs: 5 pictures, 15 questions" in text
@@ -109,7 +89,7 @@ def test_adapt_prints_the_result_and_where_it_lies(project, tmp_path):
     assert "seed: 5" in recipe and "steps: 2" in recipe
 
 
-def test_adapt_refuses_in_one_message_and_shows_more_only_when_asked(project, tmp_path):
+def test_adapt_refuses_in_one_message_and_shows_more_only_when_asked(project, tmp_path, invoke, fail):
     project.write(shots=50)
     text = fail("adapt", project.recipe, "--out", tmp_path / "out")
     assert text.startswith("Error: ") and "50 shots asked from 6 pictures" in text
@@ -117,7 +97,7 @@ def test_adapt_refuses_in_one_message_and_shows_more_only_when_asked(project, tm
     assert isinstance(shown.exception, ValueError)
 
 
-def test_adapt_names_the_recipe_and_the_key_of_a_typing_error(project, tmp_path):
+def test_adapt_names_the_recipe_and_the_key_of_a_typing_error(project, tmp_path, fail):
     text = fail("adapt", project.recipe, "--out", tmp_path / "out", "--set", "train.step=60")
     assert f"Error: {project.recipe}: train.step is no setting; did you mean 'steps'?" in text
 
@@ -148,7 +128,9 @@ def test_adapt_says_what_is_kept_when_it_is_stopped(project, tmp_path, repo_root
 
 
 # --- predict
-def test_predict_writes_an_overlay_per_phrase_and_a_file_that_can_be_learnt_from(project, small_weights, tmp_path):
+def test_predict_writes_an_overlay_per_phrase_and_a_file_that_can_be_learnt_from(
+    project, small_weights, tmp_path, succeed
+):
     image = project.folder / "images" / "test_01.png"
     out = tmp_path / "out"
     text = succeed(
@@ -177,7 +159,7 @@ def test_predict_writes_an_overlay_per_phrase_and_a_file_that_can_be_learnt_from
     assert [e.image_id for e in examples] == ["test_01.png"]
 
 
-def test_predict_takes_example_boxes_and_points(project, small_weights, tmp_path):
+def test_predict_takes_example_boxes_and_points(project, small_weights, tmp_path, succeed):
     image = project.folder / "images" / "test_02.png"
     text = succeed(
         "predict", image, "--box", "4,4,20,20", "--box", "1,2,9.5,8", "--negative-box", "0,25,20,39", "--point", "8,8",
@@ -200,7 +182,7 @@ def test_predict_takes_example_boxes_and_points(project, small_weights, tmp_path
     assert f"like the examples: {len(expected)} found" in text
 
 
-def test_predict_asks_the_phrases_of_an_adapter(project, small_weights, tmp_path):
+def test_predict_asks_the_phrases_of_an_adapter(project, small_weights, tmp_path, succeed):
     folder = add_adapter(load_sam3(small_weights), Plan("decoder", rank=1), ("red disc", "bar")).save(
         tmp_path / "adapter"
     )
@@ -224,13 +206,13 @@ def test_predict_asks_the_phrases_of_an_adapter(project, small_weights, tmp_path
         (["--phrase", "disc", "--adapter", "nowhere"], "nowhere holds no adapter of this workbench"),
     ],
 )
-def test_predict_refuses_what_it_cannot_ask(project, small_weights, tmp_path, arguments, message):
+def test_predict_refuses_what_it_cannot_ask(project, small_weights, tmp_path, arguments, message, fail):
     image = project.folder / "images" / "test_02.png"
     assert message in fail("predict", image, *arguments, "--model", small_weights, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_predict_names_a_picture_that_is_none(small_weights, tmp_path):
+def test_predict_names_a_picture_that_is_none(small_weights, tmp_path, fail):
     (tmp_path / "notes.png").write_text("no picture")
     text = fail("predict", tmp_path / "notes.png", "--phrase", "a", "--model", small_weights, "--out", tmp_path / "out")
     assert "notes.png cannot be read" in text
@@ -239,7 +221,7 @@ def test_predict_names_a_picture_that_is_none(small_weights, tmp_path):
 
 
 # --- evaluate, compare
-def test_evaluate_and_compare_measure_with_and_without_an_adapter(project, small_weights, tmp_path):
+def test_evaluate_and_compare_measure_with_and_without_an_adapter(project, small_weights, tmp_path, succeed):
     adapter = add_adapter(load_sam3(small_weights), Plan("decoder", rank=1), ("red disc",)).save(tmp_path / "adapter")
     data = ["--annotations", project.folder / "test.json", "--images", project.folder / "images"]
     asked = ["--model", small_weights, "--phrase", "disc=red disc", "--absent", "green star", "--threshold", 0.2]
@@ -256,7 +238,7 @@ def test_evaluate_and_compare_measure_with_and_without_an_adapter(project, small
     assert written["metrics"]["cgF1"]["delta"] == 0
 
 
-def test_evaluate_and_compare_refuse_with_a_message(project, small_weights, tmp_path):
+def test_evaluate_and_compare_refuse_with_a_message(project, small_weights, tmp_path, fail):
     data = ["--annotations", project.folder / "test.json", "--images", project.folder / "images"]
     out = ["--model", small_weights, "--out", tmp_path / "a.json"]
     assert "--phrase received 'disc'; expected CATEGORY=PHRASE" in fail("evaluate", *data, *out, "--phrase", "disc")
@@ -266,7 +248,7 @@ def test_evaluate_and_compare_refuse_with_a_message(project, small_weights, tmp_
     assert "has the format None" in fail("compare", tmp_path / "x.json", tmp_path / "x.json", "--out", tmp_path / "z")
 
 
-def test_warnings_about_the_labels_are_one_line(project, small_weights, tmp_path):
+def test_warnings_about_the_labels_are_one_line(project, small_weights, tmp_path, invoke):
     content = project.labels("test")
     content["categories"].append({"id": 3, "name": "7"})
     project.write_labels("test", content)
@@ -280,14 +262,14 @@ def test_warnings_about_the_labels_are_one_line(project, small_weights, tmp_path
     assert "UserWarning" not in result.stderr
 
 
-def test_weights_that_are_missing_are_a_message(project, tmp_path):
+def test_weights_that_are_missing_are_a_message(project, tmp_path, fail):
     image = project.folder / "images" / "test_02.png"
     text = fail("predict", image, "--phrase", "a", "--model", tmp_path / "none.pt", "--out", tmp_path / "out")
     assert text.startswith("Error: nothing at ") and "expected a weight file" in text
 
 
 # --- pretrain
-def test_pretrain_hands_its_settings_on(tmp_path, monkeypatch):
+def test_pretrain_hands_its_settings_on(tmp_path, monkeypatch, succeed):
     """Training itself takes long and is tested elsewhere."""
     import workbench.pretrain
 
@@ -306,20 +288,20 @@ def test_pretrain_hands_its_settings_on(tmp_path, monkeypatch):
     assert f"Weights: {tmp_path / 'model.safetensors'}" in text
 
 
-def test_plans_compares_all_five(project):
+def test_plans_compares_all_five(project, succeed):
     text = succeed("plans", project.recipe)
     rows = [line.split()[0] for line in text.splitlines() if line and line.split()[0] in PLANS]
     assert rows == list(PLANS)
     assert "4 pictures, 4 steps of 2 pictures" in text and "repairs refusal" in text
 
 
-def test_doctor_is_content_here_and_complains_about_missing_weights(tmp_path):
+def test_doctor_is_content_here_and_complains_about_missing_weights(tmp_path, invoke, succeed):
     assert "tiny: 6.4 million parameters" in succeed("doctor", "--out", tmp_path)
     result = invoke("doctor", "--model", tmp_path / "none.safetensors")
     assert result.exit_code == 1 and "BAD  weights" in result.stdout
 
 
-def test_a_model_that_forgot_ends_with_a_code_of_its_own(project, tmp_path, monkeypatch):
+def test_a_model_that_forgot_ends_with_a_code_of_its_own(project, tmp_path, monkeypatch, invoke):
     lost = Retention("rendered scenes", 8, 0.5, 0.2, 0.9, 0.9, 0.05, 0.05)
     monkeypatch.setattr("workbench.adapt.measure_retention", lambda *_, **__: lost)
     result = invoke("adapt", project.recipe, "--out", tmp_path / "out")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from workbench.compare import PhraseChange, compare
-from workbench.evaluate import METRIC_NAMES, Evaluation, PairRecord, RecordStatistics, metrics_of
+from workbench.evaluate import Evaluation, PairRecord, metrics_of
+from workbench.record_metrics import METRIC_NAMES, RecordStatistics
 
 RLE = {"size": [4, 4], "counts": "5163"}
 

@@ -10,19 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.evaluate import (
-    CANDIDATE_FLOOR,
-    LOWER_IS_BETTER,
-    MASK_METRICS,
-    METRIC_NAMES,
-    Evaluation,
-    PairRecord,
-    evaluate,
-    metrics_of,
-    pool_folds,
-    write_json,
-)
+from workbench.evaluate import Evaluation, PairRecord, evaluate, metrics_of, pool_folds, write_json
 from workbench.examples import Concept, Example, ExampleSet, boxes_of_masks
+from workbench.record_metrics import CANDIDATE_FLOOR, LOWER_IS_BETTER, MASK_METRICS, METRIC_NAMES
 
 SIZE = 48
 

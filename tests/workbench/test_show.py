@@ -14,8 +14,8 @@ from workbench.compare import Delta, compare
 from workbench.evaluate import Evaluation, PairRecord, metrics_of
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.formats import rle_of
-from workbench.metrics import rle_iou
 from workbench.paint import fit_boxes, fit_image, fit_masks
+from workbench.pair_metrics import rle_iou
 from workbench.show import (
     FALSE_ALARM,
     HIT,

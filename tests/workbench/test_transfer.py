@@ -6,28 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from workbench.__main__ import app
 from workbench.examples import ExampleSet
 from workbench.formats.sources import read_labels
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
-    return result.stdout
-
-
-def fail(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 @pytest.fixture
@@ -43,7 +24,7 @@ def masks(examples: ExampleSet) -> list[bytes]:
     return [concept.masks.tobytes() for _, concept in examples.pairs()]
 
 
-def test_import_writes_the_own_form_and_says_what_is_in_it(labels, tmp_path):
+def test_import_writes_the_own_form_and_says_what_is_in_it(labels, tmp_path, succeed):
     text = succeed("import", labels, "--out", tmp_path / "own", "--phrases", "disc=cls0", "--limit", 5)
     assert text.startswith("Read as coco.") and "learn: 5 pictures" in text
     assert "[class-id phrase]" in text and f"Written to {tmp_path / 'own' / 'labels.json'}" in text
@@ -52,7 +33,7 @@ def test_import_writes_the_own_form_and_says_what_is_in_it(labels, tmp_path):
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["images", "labels.json"]
 
 
-def test_import_compares_the_splits(labels, tmp_path):
+def test_import_compares_the_splits(labels, tmp_path, succeed):
     (labels.parent / "test.json").write_bytes(labels.read_bytes())
     text = succeed("import", labels.parent, "--out", tmp_path / "own")
     assert "12 pictures" in text and "[near-duplicate] test: " in text
@@ -62,7 +43,7 @@ def test_import_compares_the_splits(labels, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["coco", "saco", "parquet", "yolo"])
-def test_what_is_exported_is_read_again_the_same(labels, tmp_path, to):
+def test_what_is_exported_is_read_again_the_same(labels, tmp_path, to, succeed):
     out = tmp_path / "out"
     assert f"Written to {out}" in succeed("export", labels, "--to", to, "--out", out)
     before, after = read_labels(labels).examples, read_labels(out).examples
@@ -71,7 +52,7 @@ def test_what_is_exported_is_read_again_the_same(labels, tmp_path, to):
     assert "Read as" in succeed("import", out, "--out", tmp_path / "back")
 
 
-def test_the_card_holds_licence_and_provenance(labels, tmp_path):
+def test_the_card_holds_licence_and_provenance(labels, tmp_path, succeed, fail):
     options = ("--licence", "cc0-1.0", "--provenance", "Drawn by a test.")
     succeed("export", labels, "--to", "parquet", "--out", tmp_path / "discs", *options)
     card = (tmp_path / "discs" / "README.md").read_text("utf-8")
@@ -81,7 +62,7 @@ def test_the_card_holds_licence_and_provenance(labels, tmp_path):
     )
 
 
-def test_nothing_is_written_when_something_is_wrong(labels, tmp_path):
+def test_nothing_is_written_when_something_is_wrong(labels, tmp_path, fail):
     own = tmp_path / "own"
     own.mkdir()
     (own / "keep.txt").write_text("mine")

@@ -109,7 +109,7 @@ def read_nifti(
     """
     source = Path(source)
     pairs, names = _nifti_pairs(source, labels, names)
-    values = dict(names) if isinstance(names, Mapping) else read_names(names)
+    values = read_names(names)
     table = PhraseTable(values, phrases, str(source))
     findings: list[Finding] = list(table.twins())
     unnamed: dict[int, str] = {}
@@ -256,7 +256,7 @@ def read_dicom(
     files = _series(source)
     if labels is not None and names is None:
         raise ValueError(f"{source}: labels without names; expected the names of the label values (--names).")
-    values = {} if names is None or labels is None else dict(names) if isinstance(names, Mapping) else read_names(names)
+    values = {} if names is None or labels is None else read_names(names)
     table = PhraseTable(values, phrases, str(source)) if values else None
     findings: list[Finding] = []
     maps = _label_files(Path(labels), [file for file, _ in files]) if labels is not None else {}

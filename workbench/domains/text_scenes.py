@@ -240,11 +240,11 @@ def _picture_of(folder: Path, entry: Mapping[str, Any], where: str) -> Path:
 
 
 def _word_of(entry: Mapping[str, Any], form: str, where: str) -> tuple[list[float], bool]:
-    polygon = entry.get("points" if form == "textocr" else "mask")
+    key = "points" if form == "textocr" else "mask"
+    polygon = entry.get(key)
     if isinstance(polygon, list) and len(polygon) == 1 and isinstance(polygon[0], list):
         polygon = polygon[0]
     if not isinstance(polygon, list) or not all(map(is_number, polygon)):
-        key = "points" if form == "textocr" else "mask"
         raise ValueError(f"{where}: {key} is {str(polygon)[:80]}; expected [x1, y1, x2, y2, ...] in pixels.")
     if form == "textocr":
         return polygon, entry.get("utf8_string") != "."

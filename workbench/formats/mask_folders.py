@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from sam3.pictures import shown_size
 from workbench.examples import Example, ExampleSet
-from workbench.formats.names import read_names
+from workbench.formats.names import NAME_FILES, read_names
 from workbench.formats.reading import (
     PICTURE_SUFFIXES,
     Finding,
@@ -25,7 +25,6 @@ from workbench.formats.reading import (
     pictures_in,
 )
 
-_NAME_FILES = ("names.json", "names.yaml", "names.txt", "labels.txt", "dataset.json")
 _MASK_FOLDERS = ("masks", "labels", "annotations")
 
 
@@ -59,7 +58,7 @@ def read_label_maps(
         ValueError: anything that does not fit together; names the file.
     """
     source = Path(source)
-    values = dict(names) if isinstance(names, Mapping) else read_names(names or _names_file(source))
+    values = read_names(_names_file(source) if names is None else names)
     maps = Path(labels) if labels is not None else _mask_folder(source)
     table = PhraseTable(values, phrases, str(source))
     findings = list(table.twins())
@@ -221,10 +220,10 @@ def _mask_file(folder: Path, picture: Path) -> Path | None:
 
 
 def _names_file(source: Path) -> Path:
-    for name in _NAME_FILES:
+    for name in NAME_FILES:
         if (source / name).is_file():
             return source / name
     raise ValueError(
-        f'{source} has no list of names; expected {_NAME_FILES[0]} such as {{"1": "liver"}}, or another file named '
+        f'{source} has no list of names; expected {NAME_FILES[0]} such as {{"1": "liver"}}, or another file named '
         "with --names."
     )

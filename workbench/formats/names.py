@@ -12,16 +12,18 @@ import yaml
 
 from workbench.formats.reading import read_text
 
+NAME_FILES = ("names.json", "names.yaml", "names.txt", "labels.txt", "dataset.json")  # looked for beside label maps
 _EXPECTED = 'a list of names such as {"1": "liver", "2": "spleen"} (JSON or YAML), or lines such as `1 liver`'
 
 
-def read_names(file: str | Path) -> dict[int, str]:
-    """The names of label values, without the background.
+def read_names(source: str | Path | Mapping[int, str]) -> dict[int, str]:
+    """The names of label values, without the background of a file.
 
     Args:
-        file: JSON or YAML with value -> name or name -> value, also under a key `labels` (as in the `dataset.json` of
-            the Medical Segmentation Decathlon and of nnU-Net); or text with a value and a name per line. The name
-            `background`, an empty name or null says that a value is nothing to search for.
+        source: the names themselves, or a file: JSON or YAML with value -> name or name -> value, also under a key
+            `labels` (as in the `dataset.json` of the Medical Segmentation Decathlon and of nnU-Net); or text with a
+            value and a name per line. The name `background`, an empty name or null says that a value is nothing to
+            search for.
 
     Raises:
         ValueError: another content; names the file and the line.
@@ -33,7 +35,9 @@ def read_names(file: str | Path) -> dict[int, str]:
         >>> read_names(file)
         {1: 'left lung'}
     """
-    file = Path(file)
+    if isinstance(source, Mapping):
+        return dict(source)
+    file = Path(source)
     text = read_text(file, _EXPECTED)
     if file.suffix.lower() in (".json", ".yaml", ".yml"):
         try:

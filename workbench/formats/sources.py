@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from workbench.formats.names import NAME_FILES
 from workbench.formats.reading import PICTURE_SUFFIXES, Reading
 
 # Imported when needed: some readers load large packages.
@@ -30,7 +31,6 @@ READERS = {
     "total-text": "workbench.domains.text_scenes:read_total_text",
 }
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-_NAME_FILES = ("names.json", "names.yaml", "names.txt", "labels.txt", "dataset.json")
 
 
 def read_labels(source: str | Path, form: str | None = None, **options: Any) -> Reading:
@@ -137,7 +137,7 @@ def _form_of_folder(folder: Path) -> str | None:
         )
         if is_per_object:
             return "masks"
-        if has(*_NAME_FILES) and has(*(f"{name}/*{end}" for name in ("masks", "labels") for end in PICTURE_SUFFIXES)):
+        if has(*NAME_FILES) and has(*(f"{name}/*{end}" for name in ("masks", "labels") for end in PICTURE_SUFFIXES)):
             return "label-maps"
     if has("classes.txt", "obj.names", "labels/classes.txt", "_darknet.labels"):
         return "yolo"
