@@ -104,11 +104,14 @@ def adapt(
       workbench adapt recipes/coins.yaml --out runs/coins --set train.steps=60
     """
     from workbench.adapt import run_recipe
+    from workbench.processes import Processes
     from workbench.recipe import load_recipe
 
     start = time.perf_counter()
     overrides = [*(set_ or ()), *([] if seed is None else [f"seed={seed}"])]
     result = run_recipe(load_recipe(recipe, overrides), out, resume=not restart, device=device)
+    if not Processes.found().is_first:
+        return
     _show(result.comparison)
     typer.echo(f"{time.perf_counter() - start:.0f} s in all. Report: {out / 'report.html'}, adapter: {out / 'adapter'}")
     if result.retention is not None and result.retention.complaints:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,6 +80,23 @@ def test_the_job_leaves_everything_its_folder_promises(pristine, reference):
     assert retention["pairs"] == 8 and retention["complaints"] == []
     mined = json.loads((out / "negatives.json").read_text("utf-8"))
     assert mined["num_asked"] >= 4 * 2
+
+
+def test_two_processes_share_a_job_and_one_of_them_writes_and_speaks(pristine, reference, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "workbench", "adapt"]
+    arguments = [str(pristine.recipe), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, *arguments], env=environment, check=True, capture_output=True, text=True, timeout=600
+    )
+    assert done.stdout.count("Report:") == 1
+    alone, shared = reference[0], tmp_path / "out"
+    assert sorted(path.name for path in shared.iterdir()) == sorted(path.name for path in alone.iterdir())
+    before = [Evaluation.load(folder / "before.json").metrics["cgF1"] for folder in (alone, shared)]
+    assert before[0] == pytest.approx(before[1], abs=1e-6)
+    logs = [[json.loads(line) for line in (f / "log.jsonl").read_text("utf-8").splitlines()] for f in (alone, shared)]
+    for one, two in zip(*logs, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=5e-3) and two["present"] == one["present"]
 
 
 def test_the_adapter_of_the_job_gives_the_answers_that_were_measured(project, finished, small_weights):

@@ -274,7 +274,7 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(training, tmp_pat
     def full(path, write):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(sys.modules["workbench.finetune"], "write_atomically", full)
+    monkeypatch.setattr(sys.modules["workbench.run_state"], "write_atomically", full)
     with pytest.raises(OSError, match="No space left on device"):
         training.run(tmp_path)
     monkeypatch.undo()
