@@ -111,8 +111,10 @@ def _asked(example: Example, phrase_of: Mapping[str, str | None]) -> Example:
 
 def _joined(concepts: list[Concept]) -> Concept:
     """One concept of several, with each object once: a red circle is both a circle and a red shape."""
+    from workbench.examples import Concept
+
     present = [concept for concept in concepts if concept.status == "positive"]
     if len(present) < 2:
         return (present or concepts)[0]
     masks = np.unique(np.concatenate([concept.masks for concept in present]), axis=0)
-    return replace(concepts[0], status="positive", masks=masks, boxes_xyxy_px=None)
+    return Concept(concepts[0].phrase, "positive", masks)
