@@ -26,13 +26,14 @@ from workbench.adapters import Adapter, add_adapter, fingerprint
 from workbench.calibrate import Calibration
 from workbench.compare import Comparison, compare
 from workbench.costs import check, estimate
+from workbench.domains.rendered import rendered_set
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Example, ExampleSet
 from workbench.finetune import FinetuneResult, finetune
 from workbench.guard import Retention, measure_retention, replay_set, retention_set
 from workbench.negatives import MinedNegatives, mine, with_negatives
 from workbench.processes import Processes
-from workbench.recipe import LabelledPictures, Recipe, load_recipe, settings
+from workbench.recipe import PictureSource, Recipe, RenderedPictures, load_recipe, settings
 from workbench.report import write_report
 from workbench.report_panels import CalibrationPanel, RetentionPanel, RetentionRow
 from workbench.run_folder import check_writable, claim, what_is_kept
@@ -288,16 +289,14 @@ def _facts(recipe: Recipe, out: Path) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ pictures
 def read_pictures(recipe: Recipe, progress: bool) -> Pictures:
     """The chosen pictures to learn from and those to measure on, all of them readable, none in both."""
-    learn, test = (
-        _read_set(recipe, key, labelled) for key, labelled in (("learn", recipe.learn), ("test", recipe.test))
-    )
+    learn, test = (_read_set(recipe, key, source) for key, source in (("learn", recipe.learn), ("test", recipe.test)))
     try:
         learn, _ = learn.few_shot(recipe.shots, recipe.seed)
     except ValueError as error:
-        raise ValueError(f"{recipe.learn.annotations}, shots: {error}") from error
+        raise ValueError(f"{recipe.learn}, shots: {error}") from error
     if not any(concept.status == "positive" for _, concept in test.pairs()):
         raise ValueError(
-            f"{recipe.test.annotations}: no object of any phrase is labelled in its {len(test)} pictures; expected at "
+            f"{recipe.test}: no object of any phrase is labelled in its {len(test)} pictures; expected at "
             "least one, or nothing can be measured"
         )
     bar = tqdm([*learn, *test], desc="reading pictures", unit="picture", disable=not progress)
@@ -307,24 +306,27 @@ def read_pictures(recipe: Recipe, progress: bool) -> Pictures:
     for example, digest in zip(test, digests[len(learn) :], strict=True):
         if digest in learnt:
             raise ValueError(
-                f"the picture {example.image_id!r} of {recipe.test.annotations} is also learnt from (there it is "
+                f"the picture {example.image_id!r} of {recipe.test} is also learnt from (there it is "
                 f"{learnt[digest]!r}), so the result would flatter; expected other pictures to measure on. Remove it "
                 "from one of the two files"
             )
         if example.image_id in names:
             raise ValueError(
-                f"{example.image_id!r} names one picture of {recipe.learn.annotations} and another one of "
-                f"{recipe.test.annotations}; expected different names. Rename one, or give its entry under `images` an "
+                f"{example.image_id!r} names one picture of {recipe.learn} and another one of "
+                f"{recipe.test}; expected different names. Rename one, or give its entry under `images` an "
                 "`image_id` of its own"
             )
     return Pictures(learn, test)
 
 
-def _read_set(recipe: Recipe, key: str, labelled: LabelledPictures) -> ExampleSet:
+def _read_set(recipe: Recipe, key: str, source: PictureSource) -> ExampleSet:
     try:
-        examples = ExampleSet.from_coco(
-            labelled.annotations, labelled.images, phrases=recipe.phrases, exhaustive=recipe.exhaustive
-        )
+        if isinstance(source, RenderedPictures):
+            examples = rendered_set(source.rendered, source.pictures, source.seed, phrases=recipe.phrases)
+        else:
+            examples = ExampleSet.from_coco(
+                source.annotations, source.images, phrases=recipe.phrases, exhaustive=recipe.exhaustive
+            )
         return examples.with_absent(recipe.absent_phrases)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error

@@ -18,7 +18,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -27,6 +29,7 @@ from pydantic import (
 
 from sam3.files import write_text
 from workbench.adapters import Plan
+from workbench.domains.rendered import classes_of
 from workbench.examples import phrase_key
 from workbench.finetune import FinetuneConfig
 from workbench.guard import GuardConfig
@@ -59,6 +62,50 @@ class LabelledPictures(_Model):
     annotations: RecipePath
     images: RecipePath
 
+    def __str__(self) -> str:
+        return str(self.annotations)
+
+
+class RenderedPictures(_Model):
+    """Pictures drawn on the spot with exact labels: a stand-in where a data set is not at hand.
+
+    Attributes:
+        rendered: the domain, one of `workbench.domains.rendered.RENDERED`; its classes are the categories.
+        pictures: how many.
+        seed: other seeds give other pictures.
+    """
+
+    rendered: str
+    pictures: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+    @field_validator("rendered")
+    @classmethod
+    def _check_domain(cls, name: str) -> str:
+        classes_of(name)
+        return name
+
+    def __str__(self) -> str:
+        return f"rendered {self.rendered}, seed {self.seed}"
+
+
+_FORMS: dict[str, type[_Model]] = {"files": LabelledPictures, "rendered": RenderedPictures}
+
+
+def _form_of(pictures: Any) -> str:
+    """The key of `_FORMS` that is meant, also where a setting is misspelt or missing."""
+    if not isinstance(pictures, Mapping):
+        return "rendered" if isinstance(pictures, RenderedPictures) else "files"
+    known = {name: form for form, model in _FORMS.items() for name in model.model_fields}
+    near = {known[match] for key in pictures for match in difflib.get_close_matches(str(key), known, n=1)}
+    return "rendered" if "rendered" in pictures or near == {"rendered"} else "files"
+
+
+_EITHER_FORM = "annotations, images (files); or rendered, pictures, seed (drawn on the spot)"
+PictureSource = Annotated[
+    Annotated[LabelledPictures, Tag("files")] | Annotated[RenderedPictures, Tag("rendered")], Discriminator(_form_of)
+]
+
 
 class Recipe(_Model):
     """Everything `run_recipe` needs to know.
@@ -66,13 +113,14 @@ class Recipe(_Model):
     Attributes:
         name: of the adapted model, for reports.
         model: "tiny", a weight file or folder, or a hub name; what `load_sam3` accepts.
-        learn: pictures to learn from. test: other pictures, to measure on.
-        phrases: category name in the annotation files -> phrase to ask for; null drops the category, a category that
-            is not listed is asked for by its name.
+        learn: pictures to learn from. test: other pictures, to measure on. Both are files, or rendered.
+        phrases: category name in the annotation files, or class of the rendered domain -> phrase to ask for; null drops
+            it, a category that is not listed is asked for by its name.
         absent_phrases: phrases that are in none of the pictures, so that refusing is learnt and measured.
         shots: how many of the pictures in `learn` to learn from.
         seed: of the choice of pictures and of the training.
-        exhaustive: whether all categories were looked for in all pictures, so that no annotation means absent.
+        exhaustive: whether all categories were looked for in all pictures, so that no annotation means absent; of
+            rendered pictures this is always so.
         negatives: which absent phrases are learnt to be refused.
         hold_out: how many of the shots only watch over the training, which ends when they stop improving; 0 for none.
         plan: what is trained. train: how; its seed is that of the recipe.
@@ -82,8 +130,8 @@ class Recipe(_Model):
 
     name: str = Field(min_length=1)
     model: str = Field(default="tiny", min_length=1)
-    learn: LabelledPictures
-    test: LabelledPictures
+    learn: PictureSource
+    test: PictureSource
     phrases: dict[str, str | None] = Field(default_factory=dict)
     absent_phrases: tuple[str, ...] = ()
     shots: int = Field(default=10, ge=1)
@@ -138,6 +186,10 @@ class Recipe(_Model):
     def _share_seed(self) -> Recipe:
         if self.hold_out >= self.shots:
             raise ValueError(f"hold_out={self.hold_out} leaves none of the {self.shots} shots to learn from")
+        if isinstance(self.learn, RenderedPictures) and str(self.learn) == str(self.test):
+            raise ValueError(
+                f"learn and test are both {self.learn}, so the result would flatter; expected different seeds"
+            )
         object.__setattr__(self, "train", replace(self.train, seed=self.seed))
         return self
 
@@ -148,7 +200,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         path: YAML file; the paths in it are relative to its folder.
         overrides: texts such as "train.steps=60", applied after reading; the values are YAML, and paths among them are
-            relative to the current folder.
+            relative to the current folder. In `learn` and `test` a setting of files replaces those of rendered
+            pictures, and the other way round.
 
     Raises:
         ValueError: the file cannot be read, or a key or value is not what is expected; names file and key.
@@ -183,7 +236,8 @@ def save_recipe(recipe: Recipe, path: str | Path) -> None:
     content = settings(recipe)
     for key in _PATHS:
         part, name = key.split(".")
-        content[part][name] = _relative(content[part][name], folder)
+        if name in content[part]:
+            content[part][name] = _relative(content[part][name], folder)
     if Path(recipe.model).exists() and recipe.model != "tiny":
         content["model"] = _relative(recipe.model, folder)
     write_text(path, _HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
@@ -215,6 +269,8 @@ def _override(data: dict[str, Any], text: str) -> None:
     if key in _PATHS and isinstance(parsed, str):
         parsed = os.path.abspath(parsed)
     *parents, last = key.split(".")
+    if parents in (["learn"], ["test"]) and isinstance(data.get(parents[0]), dict):
+        data[parents[0]] = _without_other_form(data[parents[0]], last)
     for parent in parents:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
@@ -222,13 +278,24 @@ def _override(data: dict[str, Any], text: str) -> None:
     data[last] = parsed
 
 
+def _without_other_form(pictures: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of files or rendered pictures, without those that a setting of this name replaces."""
+    if not any(name in model.model_fields for model in _FORMS.values()):
+        return pictures
+    replaced = {key for model in _FORMS.values() if name not in model.model_fields for key in model.model_fields}
+    return {key: value for key, value in pictures.items() if key not in replaced}
+
+
 def _in_words(path: Path, problem: dict[str, Any]) -> str:
     """One line on one problem that pydantic found."""
     place = [str(part) for part in problem["loc"]]
-    key, received = ".".join(place), problem["input"]
+    has_form = len(place) > 1 and place[0] in ("learn", "test")  # place[1] is then a key of _FORMS
+    key, received = ".".join(place[:1] + place[2:] if has_form else place), problem["input"]
     where = f"{path}: {key}" if key else f"{path}"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _names_within(place[:-1])
+        if has_form and any(place[-1] in model.model_fields for model in _FORMS.values()):
+            return f"{where} does not go with {known[0]}; expected {_EITHER_FORM}"
         near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{where} is no setting; {hint}expected one of {', '.join(known)}"
@@ -238,7 +305,8 @@ def _in_words(path: Path, problem: dict[str, Any]) -> str:
         return f"{where}: {problem['ctx']['error']}"
     message = problem["msg"].replace("Input should be", "expected").replace("Keys should be", "expected")
     if problem["type"] in ("model_type", "dataclass_type"):
-        message = f"expected settings inside it: {', '.join(_names_within(place))}"
+        names = _EITHER_FORM if has_form else ", ".join(_names_within(place))
+        message = f"expected settings inside it: {names}"
     if problem["type"] == "string_type" and isinstance(received, bool | int | float):
         message += "; put it in quotes (YAML reads plain yes, no, on, off and numbers as something else than text)"
     return f"{where}: received {received!r}; {message}"
@@ -246,11 +314,11 @@ def _in_words(path: Path, problem: dict[str, Any]) -> str:
 
 def _names_within(place: Sequence[str]) -> list[str]:
     """The settings that exist at a place such as ["train", "augment"]."""
+    if place[:1] in (["learn"], ["test"]):
+        return list(_FORMS[place[1]].model_fields)
     default: Any = Recipe
     for part in place:
-        default = {"learn": LabelledPictures, "test": LabelledPictures}.get(part) or (
-            Recipe.model_fields[part].default if default is Recipe else getattr(default, part, None)
-        )
+        default = Recipe.model_fields[part].default if default is Recipe else getattr(default, part, None)
     if is_dataclass(default):
         return [field.name for field in fields(default) if field.name != "seed"]
     return list(default.model_fields) if default is not None else []

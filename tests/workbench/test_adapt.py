@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from sam3.checkpoint import load_sam3
@@ -344,6 +345,41 @@ def test_a_folder_that_cannot_be_written(project, tmp_path):
     (tmp_path / "file").write_text("a file where the folder should be")
     text = refusal(project, tmp_path / "file" / "out")
     assert "file/out cannot be written" in text and "choose another one" in text
+
+
+# --- rendered pictures
+@pytest.fixture
+def streets(project):
+    """The project with drawn streets in place of its files."""
+    learn, test = ({"rendered": "roads", "pictures": count, "seed": seed} for count, seed in ((5, 7), (3, 8)))
+    project.write(learn=learn, test=test, phrases={"pedestrian": "person"}, train={"steps": 2, "images": 2})
+    return project
+
+
+def test_rendered_pictures_go_all_the_way_to_the_report_and_on(streets, tmp_path):
+    out = tmp_path / "out"
+    comparison = run_recipe(streets.recipe, out, progress=False).comparison
+    assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
+    records = Evaluation.load(out / "after.json").records
+    assert {r.image_id for r in records} == {f"roads-8-{number:04d}" for number in range(3)}
+    assert {r.phrase for r in records} == {"car", "truck", "bus", "traffic light", "person", "green star"}
+    assert load_recipe(out / "recipe.yaml") == load_recipe(streets.recipe)
+    again = run_recipe(out / "recipe.yaml", out, progress=False).comparison
+    assert again.to_dict() == comparison.to_dict()
+    with pytest.raises(ValueError, match="holds another job: the pictures to measure on differ"):
+        run_recipe(load_recipe(streets.recipe, ["test.seed=9"]), out, progress=False)
+
+
+def test_rendered_pictures_that_do_not_fit_are_refused_by_name(streets, tmp_path):
+    settings = yaml.safe_load(streets.recipe.read_text("utf-8"))
+    streets.write(**settings | {"shots": 6})
+    assert "rendered roads, seed 7, shots: set 'roads-7': 6 shots asked from 5 pictures" in refusal(streets, tmp_path)
+    streets.write(**settings | {"phrases": {"pedestrain": "person"}})
+    assert "learn: phrases names 'pedestrain', which is not drawn in roads; did you mean 'pedestrian'?" in refusal(
+        streets, tmp_path
+    )
+    streets.write(**settings | {"absent_phrases": ["car"]})
+    assert "learn: 'car' was stated to be absent but is labelled in image 'roads-7-" in refusal(streets, tmp_path)
 
 
 # --- the packaged model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workbench.recipe import Recipe, load_recipe, save_recipe
+from workbench.recipe import LabelledPictures, RenderedPictures, load_recipe, save_recipe
 
 MINIMAL = """
 name: coins
@@ -158,12 +158,66 @@ def test_files_that_are_no_recipe_are_refused(tmp_path):
     assert "no valid YAML" in refusal(path)
 
 
-def test_the_recipes_of_the_project_can_be_read_and_open_with_their_command(repo_root):
-    paths = sorted((repo_root / "recipes").glob("*.yaml"))
-    assert len(paths) >= 3
-    for path in paths:
-        recipe = load_recipe(path)
-        assert isinstance(recipe, Recipe) and recipe.model == "tiny"
-        assert recipe.learn.annotations.is_file() and recipe.test.images.is_dir()
-        command = path.read_text("utf-8").splitlines()[0]
-        assert command == f"# workbench adapt recipes/{path.name} --out runs/{path.stem}"
+# --- rendered pictures
+RENDERED = """
+name: streets
+learn: {rendered: roads, pictures: 20, seed: 7}
+test: {rendered: roads, pictures: 30, seed: 8}
+"""
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> Path:
+    path = tmp_path / "streets.yaml"
+    path.write_text(RENDERED, encoding="utf-8")
+    return path
+
+
+def test_rendered_pictures_are_read_changed_and_written_back(streets, tmp_path):
+    recipe = load_recipe(streets, ["learn.seed=3", "test.pictures=5"])
+    assert recipe.learn == RenderedPictures(rendered="roads", pictures=20, seed=3)
+    assert recipe.test == RenderedPictures(rendered="roads", pictures=5, seed=8)
+    save_recipe(recipe, tmp_path / "runs" / "recipe.yaml")
+    assert load_recipe(tmp_path / "runs" / "recipe.yaml") == recipe
+
+
+def test_files_replace_rendered_pictures_on_the_command_line_and_the_other_way_round(streets, minimal, tmp_path):
+    files = [f"learn.annotations={tmp_path / 'a.json'}", f"learn.images={tmp_path}"]
+    assert load_recipe(streets, files).learn == LabelledPictures(annotations=tmp_path / "a.json", images=tmp_path)
+    assert f"{streets}: learn.images is missing" in refusal(streets, files[0])
+    drawn = ["test.rendered=pages", "test.pictures=4", "test.seed=1"]
+    assert load_recipe(minimal, drawn).test == RenderedPictures(rendered="pages", pictures=4, seed=1)
+    assert refusal(minimal, drawn[0]).splitlines() == [
+        f"{minimal}: test.pictures is missing; add it to the recipe",
+        f"{minimal}: test.seed is missing; add it to the recipe",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "learn.rendered=road",
+            "learn.rendered: no rendered domain is called 'road'; did you mean 'roads'? expected one",
+        ),
+        ("learn.rendered=7", "learn.rendered: received 7; expected a valid string"),
+        ("learn.pictures=0", "learn.pictures: received 0; expected greater than or equal to 1"),
+        ("learn.seed=-1", "learn.seed: received -1; expected greater than or equal to 0"),
+        ("learn.picture=3", "learn.picture is no setting; did you mean 'pictures'? expected one of rendered, pictures"),
+        ("learn={pictures: 3, seed: 1}", "learn.rendered is missing"),
+        ("learn={renderd: roads, pictures: 3, seed: 1}", "learn.renderd is no setting; did you mean 'rendered'?"),
+        (
+            "learn={rendered: roads, pictures: 3, seed: 1, images: a}",
+            "learn.images does not go with rendered; expected",
+        ),
+        (
+            "learn=roads",
+            "learn: received 'roads'; expected settings inside it: annotations, images (files); or rendered",
+        ),
+        ("learn.seed=8", "learn and test are both rendered roads, seed 8, so the result would flatter"),
+    ],
+)
+def test_wrong_settings_of_rendered_pictures_are_explained(streets, override, message):
+    text = refusal(streets, override)
+    assert message in text
+    assert all(line.startswith(f"{streets}: ") for line in text.splitlines())
