@@ -159,7 +159,7 @@ def associate(detections: Detections | None, carried: CarriedMasks, config: Vide
     )
 
 
-def hide_overlapping(
+def suppress_overlapping(
     mask_logits: Tensor,
     last_occluded: Sequence[int | None],
     is_leaving: Sequence[bool],
@@ -167,14 +167,14 @@ def hide_overlapping(
     *,
     is_backward: bool = False,
 ) -> tuple[bool, ...]:
-    """Which masklets are to be hidden because another one shows the same thing.
+    """Which masklets are to be suppressed because another one shows the same thing.
 
     Of two masklets on top of each other, the one that was occluded more recently is the likelier to have jumped to a
     neighbour. When either was never occluded, nothing is known, and both stay.
 
     Args:
         mask_logits: (K, h, w).
-        last_occluded: K frames on which each masklet was last empty or hidden; None for never.
+        last_occluded: K frames on which each masklet was last empty or suppressed; None for never.
         is_leaving: K flags; a masklet that is removed on this frame counts as occluded after all others.
         config: `occlusion_iou` and `reference_quirks` apply.
         is_backward: whether the video is played backwards, so that smaller frames are more recent.
@@ -183,7 +183,7 @@ def hide_overlapping(
         K flags.
 
     Example:
-        >>> hide_overlapping(torch.ones(2, 4, 4), [3, 9], [False, False], VideoConfig())
+        >>> suppress_overlapping(torch.ones(2, 4, 4), [3, 9], [False, False], VideoConfig())
         (False, True)
     """
     is_known = [frame is not None or leaving for frame, leaving in zip(last_occluded, is_leaving, strict=True)]
@@ -191,15 +191,15 @@ def hide_overlapping(
         _recency(frame, leaving, config, is_backward=is_backward)
         for frame, leaving in zip(last_occluded, is_leaving, strict=True)
     ]
-    is_hidden = [False] * len(is_known)
+    is_suppressed = [False] * len(is_known)
     same = (mask_iou(mask_logits > 0, mask_logits > 0) >= config.occlusion_iou).triu(1)
     for one, other in same.nonzero().tolist():
         if recency[one] == recency[other]:
             continue
         loser, winner = (one, other) if recency[one] > recency[other] else (other, one)
         if is_known[winner] and (is_known[loser] or config.reference_quirks):
-            is_hidden[loser] = True
-    return tuple(is_hidden)
+            is_suppressed[loser] = True
+    return tuple(is_suppressed)
 
 
 def _recency(last_occluded: int | None, leaving: bool, config: VideoConfig, *, is_backward: bool) -> float:

@@ -20,8 +20,8 @@ class VideoConfig:
         max_unseen: unseen on this many frames while on trial, a masklet is removed.
         max_duplicate: sharing its detection with an older masklet on this many frames while on trial, it is removed.
         keep_alive: frames a masklet may be unseen before it counts as lost, more when it is seen in between.
-        hides_lost: leave lost masklets out of the results while they are lost. Off in the release.
-        occlusion_iou: of two masklets with at least this mask IoU, one is hidden: the one occluded more recently.
+        suppresses_lost: leave lost masklets out of the results while they are lost. Off in the release.
+        occlusion_iou: of two masklets with at least this mask IoU, one is suppressed: the one occluded more recently.
         min_front_share: what a masklet must have in front of the others to be remembered as it is.
         max_speck_share: holes and specks up to this share of the grid are mended; 16 pixels on 288 x 288.
         recondition_every: every so many frames, strong detections are given to the tracker as prompts; 0: never.
@@ -29,8 +29,8 @@ class VideoConfig:
         recondition_iou: what mask IoU they need.
         reference_quirks: do as the released code does where it departs from its own description: (1) a frame on which
             the detector did not look counts against all masklets; (2) a masklet that passed its trial may still be
-            removed when the video is played backwards; (3) backwards, a masklet that was never occluded is hidden
-            behind one that was, and one that is just being removed hides the other; (4) `recondition_score` is
+            removed when the video is played backwards; (3) backwards, a masklet that was never occluded is suppressed
+            behind one that was, and one that is just being removed suppresses the other; (4) `recondition_score` is
             compared with the masklet's logit instead of its score. For comparisons only.
 
     Raises:
@@ -51,7 +51,7 @@ class VideoConfig:
     max_unseen: int = 8
     max_duplicate: int = 8
     keep_alive: int = 30
-    hides_lost: bool = False
+    suppresses_lost: bool = False
     occlusion_iou: float = 0.7
     min_front_share: float = 0.3
     max_speck_share: float = 16 / 288**2

@@ -1,4 +1,4 @@
-"""The life of masklets: birth, trial, duplicates, keeping alive, hiding, re-conditioning, removal.
+"""The life of masklets: birth, trial, duplicates, keeping alive, suppression, re-conditioning, removal.
 
 Pure functions: a `LifeCycle` and what happened on a frame go in, `FrameDecisions` and the next `LifeCycle` come out.
 Only numbers are kept, a handful per masklet, however long the video is. Paper: appendix C.3.
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sam3.masks import HIDDEN_LOGIT
-from sam3.video.association import Association, CarriedMasks, Detections, hide_overlapping
+from sam3.masks import SUPPRESSED_LOGIT
+from sam3.video.association import Association, CarriedMasks, Detections, suppress_overlapping
 from sam3.video.config import VideoConfig
 
 _MIN_KEEP_ALIVE = -1
@@ -31,7 +31,7 @@ class MaskletLife:
         detection_score: the paper's masklet detection score over its whole life: frames seen minus frames unseen.
         unseen_frames: frames of its trial on which it was unseen.
         duplicate_frames: id of an older masklet -> frames of the trial on which the two shared a detection.
-        last_occluded: the last frame on which it was empty or hidden behind another one.
+        last_occluded: the last frame on which it was empty or suppressed behind another one.
         is_confirmed: its trial is over, or a user wants it: it is not removed any more.
     """
 
@@ -89,7 +89,7 @@ class FrameDecisions:
     Attributes:
         born: (masklet, detection): start tracking this detection's mask under this id.
         removed_ids: stop tracking, and leave out of all results that have not been handed out.
-        hidden_ids: set their mask logits to `HIDDEN_LOGIT`, in the result and in what is remembered.
+        suppressed_ids: set their mask logits to `SUPPRESSED_LOGIT`, in the result and in what is remembered.
         lost_ids: leave out of this frame's result only.
         recondition: (masklet, detection): give this detection's mask to the tracker as a prompt for this masklet.
         num_dropped: new detections that found no room.
@@ -97,7 +97,7 @@ class FrameDecisions:
 
     born: tuple[tuple[int, int], ...] = ()
     removed_ids: tuple[int, ...] = ()
-    hidden_ids: tuple[int, ...] = ()
+    suppressed_ids: tuple[int, ...] = ()
     lost_ids: tuple[int, ...] = ()
     recondition: tuple[tuple[int, int], ...] = ()
     num_dropped: int = 0
@@ -144,9 +144,9 @@ def live(
         )
     judged = _judge(cycle.alive, association, frame, config, is_backward=is_backward)
     leaving = {life.id for life in judged if _has_failed(life, frame, config, is_backward=is_backward)}
-    hidden = _hidden(judged, carried, leaving, config, is_backward=is_backward)
+    suppressed = _suppressed(judged, carried, leaving, config, is_backward=is_backward)
     is_shown = (carried.mask_logits > 0).flatten(1).any(1).tolist()
-    occluded = hidden | {one for one, shown in zip(carried.ids, is_shown, strict=True) if not shown}
+    occluded = suppressed | {one for one, shown in zip(carried.ids, is_shown, strict=True) if not shown}
     stayed = tuple(
         replace(life, last_occluded=frame) if life.id in occluded else life for life in judged if life.id not in leaving
     )
@@ -154,8 +154,8 @@ def live(
     decisions = FrameDecisions(
         born=tuple((child.id, found) for child, found in children),
         removed_ids=tuple(life.id for life in judged if life.id in leaving),
-        hidden_ids=tuple(life.id for life in stayed if life.id in hidden),
-        lost_ids=tuple(life.id for life in stayed if config.hides_lost and life.keep_alive <= 0),
+        suppressed_ids=tuple(life.id for life in stayed if life.id in suppressed),
+        lost_ids=tuple(life.id for life in stayed if config.suppresses_lost and life.keep_alive <= 0),
         recondition=_to_recondition(association.candidates, carried, leaving, frame, config),
         num_dropped=num_dropped,
     )
@@ -164,19 +164,19 @@ def live(
     return decisions, LifeCycle(alive, removed, cycle.next_id + len(children))
 
 
-def hide(carried: CarriedMasks, masklet_ids: Sequence[int]) -> CarriedMasks:
-    """The carried masks with those of some masklets hidden.
+def suppress(carried: CarriedMasks, masklet_ids: Sequence[int]) -> CarriedMasks:
+    """The carried masks with those of some masklets suppressed.
 
     Args:
         carried: masks of a frame.
-        masklet_ids: `FrameDecisions.hidden_ids`.
+        masklet_ids: `FrameDecisions.suppressed_ids`.
 
     Returns:
-        The same masklets; hidden ones have `HIDDEN_LOGIT` everywhere.
+        The same masklets; suppressed ones have `SUPPRESSED_LOGIT` everywhere.
     """
     rows = [row for row, one in enumerate(carried.ids) if one in masklet_ids]
     mask_logits = carried.mask_logits.clone()
-    mask_logits[rows] = HIDDEN_LOGIT
+    mask_logits[rows] = SUPPRESSED_LOGIT
     return replace(carried, mask_logits=mask_logits)
 
 
@@ -295,18 +295,18 @@ def _has_failed(life: MaskletLife, frame: int, config: VideoConfig, *, is_backwa
     return len(life.unseen_frames) >= config.max_unseen or most_shared >= config.max_duplicate
 
 
-def _hidden(
+def _suppressed(
     lives: Sequence[MaskletLife], carried: CarriedMasks, leaving: set[int], config: VideoConfig, *, is_backward: bool
 ) -> set[int]:
     by_id = {life.id: life for life in lives}
-    flags = hide_overlapping(
+    flags = suppress_overlapping(
         carried.mask_logits,
         [by_id[one].last_occluded for one in carried.ids],
         [one in leaving for one in carried.ids],
         config,
         is_backward=is_backward,
     )
-    return {one for one, is_hidden in zip(carried.ids, flags, strict=True) if is_hidden}
+    return {one for one, is_suppressed in zip(carried.ids, flags, strict=True) if is_suppressed}
 
 
 def _births(

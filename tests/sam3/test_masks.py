@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sam3.masks import HIDDEN_LOGIT, divide_pixels, hide_covered, mask_boxes, mask_iou, mask_nms, mend_masks
+from sam3.masks import SUPPRESSED_LOGIT, divide_pixels, mask_boxes, mask_iou, mask_nms, mend_masks, suppress_covered
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "video_heuristics" / "unit_cases.json").read_text())
 
@@ -57,9 +57,9 @@ def test_covered_objects_equal_the_reference():
     case = CASES["area_shrinkage"]
     masks = rectangles(10, *COVERING)
     logits = torch.where(masks, torch.tensor(case["in_max"])[:, None, None], -5.0)
-    hidden = hide_covered(logits, 0.3)
-    assert [mask.unique().tolist() for mask in hidden] == case["out_unique"]
-    assert (hidden > 0).flatten(1).any(1).tolist() == case["kept"]
+    suppressed = suppress_covered(logits, 0.3)
+    assert [mask.unique().tolist() for mask in suppressed] == case["out_unique"]
+    assert (suppressed > 0).flatten(1).any(1).tolist() == case["kept"]
 
 
 @pytest.mark.parity
@@ -123,6 +123,6 @@ def test_pixels_of_one_object_stay_with_it_whatever_its_score():
 
 def test_overlap_in_part_is_left_as_it_is():
     logits = torch.where(rectangles(4, (0, 0, 4, 2), (0, 1, 4, 3)), torch.tensor([[[2.0]], [[3.0]]]), -1.0)
-    assert torch.equal(hide_covered(logits, 0.3), logits)
-    assert hide_covered(logits, 0.6)[0].unique().tolist() == [HIDDEN_LOGIT]
-    assert torch.equal(hide_covered(logits[:1], 1.0), logits[:1])
+    assert torch.equal(suppress_covered(logits, 0.3), logits)
+    assert suppress_covered(logits, 0.6)[0].unique().tolist() == [SUPPRESSED_LOGIT]
+    assert torch.equal(suppress_covered(logits[:1], 1.0), logits[:1])

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from sam3.masks import mask_iou
-from sam3.video.association import Association, CarriedMasks, Detections, associate, hide_overlapping, keep_detections
+from sam3.video.association import (
+    Association,
+    CarriedMasks,
+    Detections,
+    associate,
+    keep_detections,
+    suppress_overlapping,
+)
 from sam3.video.config import VideoConfig
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "video_heuristics" / "unit_cases.json").read_text())
@@ -97,33 +104,33 @@ def test_a_frame_without_a_look_counts_against_nobody_except_in_the_reference():
     assert associate(None, tracked, REFERENCE) == Association(unseen_ids=(1,))
 
 
-# -------------------------------------------------------------------------------------------------------------- hiding
+# -------------------------------------------------------------------------------------------------------------- suppression
 def occlusion_masks() -> torch.Tensor:
     masks = torch.full((4, 12, 12), -1.0)
     masks[0, 1:9, 1:9] = masks[1, 1:9, 1:10] = masks[2, 2:9, 1:9] = masks[3, :3, 9:] = 1.0
     return masks
 
 
-def hidden(case: dict, config: VideoConfig) -> list[bool]:
+def suppressed(case: dict, config: VideoConfig) -> list[bool]:
     frames = [None if frame == -1 else frame for frame in case["last_occluded"]]
     leaving = [frame == 100_000 for frame in case["last_occluded"]]
-    return list(hide_overlapping(occlusion_masks(), frames, leaving, config, is_backward=case["reverse"]))
+    return list(suppress_overlapping(occlusion_masks(), frames, leaving, config, is_backward=case["reverse"]))
 
 
 @pytest.mark.parity
-def test_hidden_masklets_equal_the_reference():
+def test_suppressed_masklets_equal_the_reference():
     golden = CASES["recent_occlusion"]
     inside = occlusion_masks() > 0
     torch.testing.assert_close(mask_iou(inside, inside), torch.tensor(golden["iou"]), atol=5e-5, rtol=0)
     assert len(golden["cases"]) == 12
     for case in golden["cases"]:
-        assert hidden(case, REFERENCE) == case["suppress"], case
+        assert suppressed(case, REFERENCE) == case["suppress"], case
         if not case["reverse"]:
-            assert hidden(case, CONFIG) == case["suppress"], case
+            assert suppressed(case, CONFIG) == case["suppress"], case
 
 
 def test_backwards_is_forwards_with_the_clock_turned():
     for case in CASES["recent_occlusion"]["cases"]:
         mirrored = [frame if frame in (-1, 100_000) else 50 - frame for frame in case["last_occluded"]]
         backward = {"last_occluded": mirrored, "reverse": True}
-        assert hidden(backward, CONFIG) == hidden(case | {"reverse": False}, CONFIG), case
+        assert suppressed(backward, CONFIG) == suppressed(case | {"reverse": False}, CONFIG), case

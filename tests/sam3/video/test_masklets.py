@@ -1,4 +1,4 @@
-"""The life of masklets on 4 x 4 masks: trial, duplicates, hiding, re-conditioning, removal, and results held back."""
+"""The life of masklets on 4 x 4 masks: trial, duplicates, suppression, re-conditioning, removal, and results held back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sam3.masks import HIDDEN_LOGIT
+from sam3.masks import SUPPRESSED_LOGIT
 from sam3.video.association import CarriedMasks, Detections, associate
 from sam3.video.config import VideoConfig
 from sam3.video.masklets import (
@@ -15,10 +15,10 @@ from sam3.video.masklets import (
     LifeCycle,
     add_masklet,
     confirm_masklet,
-    hide,
     live,
     release,
     remove_masklet,
+    suppress,
 )
 
 SHORT = VideoConfig(hotstart_frames=4, max_unseen=2, max_duplicate=3, keep_alive=3)
@@ -165,32 +165,32 @@ def test_played_backwards_a_confirmed_masklet_is_not_tried_again_except_in_the_r
     assert outcomes == [(0,), ()]
 
 
-# -------------------------------------------------------------------------------------------------------------- hiding
-def test_of_two_on_top_of_each_other_the_one_occluded_last_is_hidden():
+# -------------------------------------------------------------------------------------------------------------- suppression
+def test_of_two_on_top_of_each_other_the_one_occluded_last_is_suppressed():
     cycle = born((0.9, LEFT), (0.9, RIGHT))
     _, cycle = step(cycle, 1, None, {0: EMPTY, 1: RIGHT})
     decisions, cycle = step(cycle, 2, None, {0: RIGHT, 1: RIGHT})
-    assert decisions.hidden_ids == ()  # 1 was never occluded: nothing is known
+    assert decisions.suppressed_ids == ()  # 1 was never occluded: nothing is known
     _, cycle = step(cycle, 3, None, {0: LEFT, 1: EMPTY})
     masks = {0: LEFT, 1: LEFT}
     decisions, cycle = step(cycle, 4, None, masks)
-    assert decisions.hidden_ids == (1,)
+    assert decisions.suppressed_ids == (1,)
     assert (cycle[0].last_occluded, cycle[1].last_occluded) == (1, 4)
-    shown = hide(carry(masks), decisions.hidden_ids)
+    shown = suppress(carry(masks), decisions.suppressed_ids)
     assert torch.equal(shown.mask_logits[0], LEFT)
-    assert shown.mask_logits[1].unique().tolist() == [HIDDEN_LOGIT]
+    assert shown.mask_logits[1].unique().tolist() == [SUPPRESSED_LOGIT]
 
 
 def test_lost_masklets_are_left_out_only_when_asked_for():
-    for hides_lost in (False, True):
-        config = replace(SHORT, hides_lost=hides_lost, hotstart_frames=0)
+    for suppresses_lost in (False, True):
+        config = replace(SHORT, suppresses_lost=suppresses_lost, hotstart_frames=0)
         cycle, lost = born((0.9, LEFT), config=config), []
         for frame in range(1, 5):
             decisions, cycle = step(cycle, frame, found(), {0: LEFT}, config)
             lost.append(decisions.lost_ids)
         decisions, _ = step(cycle, 5, found((0.9, LEFT)), {0: LEFT}, config)
-        assert lost == ([(), (), (0,), (0,)] if hides_lost else [()] * 4)
-        assert decisions.lost_ids == ((0,) if hides_lost else ())  # from -1 back to 0, still lost
+        assert lost == ([(), (), (0,), (0,)] if suppresses_lost else [()] * 4)
+        assert decisions.lost_ids == ((0,) if suppresses_lost else ())  # from -1 back to 0, still lost
 
 
 # ----------------------------------------------------------------------------------------------------- re-conditioning
