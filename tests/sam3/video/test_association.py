@@ -104,7 +104,7 @@ def test_a_frame_without_a_look_counts_against_nobody_except_in_the_reference():
     assert associate(None, tracked, REFERENCE) == Association(unseen_ids=(1,))
 
 
-# -------------------------------------------------------------------------------------------------------------- suppression
+# --------------------------------------------------------------------------------------------------------- suppression
 def occlusion_masks() -> torch.Tensor:
     masks = torch.full((4, 12, 12), -1.0)
     masks[0, 1:9, 1:9] = masks[1, 1:9, 1:10] = masks[2, 2:9, 1:9] = masks[3, :3, 9:] = 1.0

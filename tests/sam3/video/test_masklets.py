@@ -1,4 +1,4 @@
-"""The life of masklets on 4 x 4 masks: trial, duplicates, suppression, re-conditioning, removal, and results held back."""
+"""The life of masklets on 4 x 4 masks: trial, duplicates, suppression, re-conditioning, removal, held-back results."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_played_backwards_a_confirmed_masklet_is_not_tried_again_except_in_the_r
     assert outcomes == [(0,), ()]
 
 
-# -------------------------------------------------------------------------------------------------------------- suppression
+# --------------------------------------------------------------------------------------------------------- suppression
 def test_of_two_on_top_of_each_other_the_one_occluded_last_is_suppressed():
     cycle = born((0.9, LEFT), (0.9, RIGHT))
     _, cycle = step(cycle, 1, None, {0: EMPTY, 1: RIGHT})
