@@ -7,7 +7,7 @@ quotients are taken at the end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -234,32 +234,52 @@ def teta_sums(
     Returns:
         Class -> sums.
     """
-    taken = _taken_by(overlap)
+    taken, iou = _taken_by(overlap), overlap.frame_iou
     class_fp = {number: np.zeros(len(CLASS_THRESHOLDS)) for number in classes}
-    partial: dict[int, tuple[np.ndarray, ...]] = {}
+    sums: dict[int, TetaSums] = {}
     for number in classes:
         own = np.flatnonzero(true_class == number)
         elsewhere = (taken >= 0) & (true_class[taken] != number) if len(true_class) else taken >= 0
-        near = (overlap.frame_iou[:, :, own] >= _CLUSTER_IOU).any(axis=2) & ~elsewhere
+        near = (iou[:, :, own] >= _CLUSTER_IOU).any(axis=2) & ~elsewhere
         stray = float(((overlap.found_area > 0) & (found_class == number) & ~near).sum())
-        if not near.any():
-            class_fp[number] = np.full(len(CLASS_THRESHOLDS), stray)  # replaces what was counted: the evaluator's way
-            partial[number] = _all_missed(float((overlap.true_area[:, own] > 0).sum()))
-            continue
-        class_fp[number] += stray
         group = np.flatnonzero(near.any(axis=0))
-        matches = _match(overlap.select(group, own))
-        claimed = found_class[group][matches.found]
-        is_hit = matches.iou >= CLASS_THRESHOLDS[:, None] - _EPS
-        for other in set(claimed.tolist()) & set(classes) - {number}:
-            class_fp[other] += (is_hit & (claimed == other)).sum(axis=1)
-        tp, *association = matches.association(TETA_THRESHOLDS)
-        is_near = near[matches.frame, group[matches.found]]
-        surplus = near.sum() - ((matches.iou >= TETA_THRESHOLDS[:, None] - _EPS) & is_near).sum(axis=1)
-        right = (is_hit & (claimed == number)).sum(axis=1)
-        fn = matches.num_true.sum() - tp
-        partial[number] = (tp, fn, surplus, *association, right, is_hit.sum(axis=1) - right)
-    return {number: TetaSums(*parts, class_fp[number]) for number, parts in partial.items()}
+        sums[number], wrong = _class_sums(overlap.select(group, own), near[:, group], found_class[group], number)
+        # Without any candidate near, this replaces what other classes have added: the evaluator's way.
+        class_fp[number] = class_fp[number] + stray if len(group) else np.full(len(CLASS_THRESHOLDS), stray)
+        for other in class_fp.keys() & wrong.keys():
+            class_fp[other] = class_fp[other] + wrong[other]
+    return {number: replace(entry, class_fp=class_fp[number]) for number, entry in sums.items()}
+
+
+def _class_sums(
+    overlap: MaskletOverlap, near: np.ndarray, found_class: np.ndarray, number: int
+) -> tuple[TetaSums, dict[int, np.ndarray]]:
+    """Sums of one class without its false claims, and the matches of other classes here, which are their false claims.
+
+    Args:
+        overlap: the objects of the class, and the D candidates that are near one of them on some frame.
+        near: (T, D) on which frames they are.
+        found_class: (D,) what they claim to be.
+        number: the class.
+    """
+    matches = _match(overlap)
+    tp, accuracy, recall, precision = matches.association(TETA_THRESHOLDS)
+    is_near_hit = (matches.iou >= TETA_THRESHOLDS[:, None] - _EPS) & near[matches.frame, matches.found]
+    is_hit, claimed = matches.iou >= CLASS_THRESHOLDS[:, None] - _EPS, found_class[matches.found]
+    by_class = {int(one): (is_hit & (claimed == one)).sum(axis=1) for one in np.unique(claimed)}
+    right = by_class.pop(number, np.zeros(len(CLASS_THRESHOLDS)))
+    sums = TetaSums(
+        tp=tp,
+        fn=matches.num_true.sum() - tp,
+        fp=near.sum() - is_near_hit.sum(axis=1),
+        accuracy=accuracy,
+        recall=recall,
+        precision=precision,
+        class_tp=right,
+        class_fn=is_hit.sum(axis=1) - right,
+        class_fp=np.zeros(len(CLASS_THRESHOLDS)),
+    )
+    return sums, by_class
 
 
 def teta_values(sums: Sequence[dict[int, TetaSums]]) -> dict[str, float]:
@@ -303,8 +323,3 @@ def _taken_by(overlap: MaskletOverlap) -> np.ndarray:
     is_hit = matches.iou >= _CLUSTER_IOU - _EPS
     taken[matches.frame[is_hit], group[matches.found[is_hit]]] = matches.true[is_hit]
     return taken
-
-
-def _all_missed(num_true: float) -> tuple[np.ndarray, ...]:
-    none, no_class = np.zeros(len(TETA_THRESHOLDS)), np.zeros(len(CLASS_THRESHOLDS))
-    return none, none + num_true, none, none, none, none, no_class, no_class

@@ -1,7 +1,7 @@
 """SA-Co video metrics: cgF1 on masklets, HOTA per phrase (pHOTA), TETA, average precision, J&F and identity switches.
 
 A masklet is one object over time. A (video, phrase) pair plays the part that an (image, phrase) pair plays in
-`metrics`: its candidates and true objects are masklets, and their IoU is taken over all frames at once.
+`pair_metrics`: its candidates and true objects are masklets, and their IoU is taken over all frames at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 
 from workbench.formats.rle import mask_of
 from workbench.mask_quality import mask_quality
-from workbench.metrics import PairCounts, aggregate, average_precision, pair_counts, rle_iou
+from workbench.pair_metrics import PairCounts, aggregate, pair_counts, rle_iou
+from workbench.ranking import average_precision
 from workbench.video_association import MaskletOverlap, hota_sums, hota_values, teta_sums, teta_values
 
 _SCORE_THRESHOLD = 0.5
@@ -121,7 +122,7 @@ def _demo_values(
 ) -> dict[str, float]:
     """cgF1, MCC and F1; the MCC at one threshold is their quotient, as the evaluator reports it."""
     rates = aggregate([_counts(videos[video_id], category) for video_id, category in pairs])
-    values = {}
+    values: dict[str, float] = {}
     for level, ending in (("50_95", ""), ("50", "@0.5"), ("75", "@0.75")):
         cgf1, f1 = rates[f"cgF1{ending}"], rates[f"positive_micro_F1{ending}"]
         mcc = rates["IL_MCC"] if not ending else cgf1 / f1 if f1 else np.nan

@@ -175,6 +175,8 @@ def suppress(carried: CarriedMasks, masklet_ids: Sequence[int]) -> CarriedMasks:
         The same masklets; suppressed ones have `SUPPRESSED_LOGIT` everywhere.
     """
     rows = [row for row, one in enumerate(carried.ids) if one in masklet_ids]
+    if not rows:
+        return carried
     mask_logits = carried.mask_logits.clone()
     mask_logits[rows] = SUPPRESSED_LOGIT
     return replace(carried, mask_logits=mask_logits)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from workbench.metrics import box_iou
+from workbench.pair_metrics import box_iou
 from workbench.video_association import MaskletOverlap, hota_sums, hota_values, sum_of, teta_sums, teta_values
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics" / "hota" / "random_boxes.json"
