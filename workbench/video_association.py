@@ -42,6 +42,10 @@ class MaskletOverlap:
         """The same for some of the masklets: `found` (D,) and `true` (G,) are bool, or indices."""
         return MaskletOverlap(self.shared[:, found][:, :, true], self.found_area[:, found], self.true_area[:, true])
 
+    def on_frames(self, frames: np.ndarray) -> MaskletOverlap:
+        """The same on some of the frames: bool (T,), or indices."""
+        return MaskletOverlap(self.shared[frames], self.found_area[frames], self.true_area[frames])
+
     @property
     def frame_iou(self) -> np.ndarray:
         """(T, D, G) IoU on each frame; 0 where both are absent."""
@@ -225,6 +229,8 @@ def teta_sums(
 ) -> dict[int, TetaSums]:
     """Sums of one video, per class: candidates near an object are judged whatever class they claim.
 
+    Frames without an object of any class are left out, as the evaluator does: going on too long costs nothing.
+
     Args:
         overlap: all D candidates and all G objects of the video.
         found_class: (D,) class of each candidate.
@@ -234,6 +240,7 @@ def teta_sums(
     Returns:
         Class -> sums.
     """
+    overlap = overlap.on_frames((overlap.true_area > 0).any(axis=1))
     taken, iou = _taken_by(overlap), overlap.frame_iou
     class_fp = {number: np.zeros(len(CLASS_THRESHOLDS)) for number in classes}
     sums: dict[int, TetaSums] = {}

@@ -81,12 +81,13 @@ def test_teta_counts_every_class_alike():
     assert (values["loc_a"], values["assoc_a"], values["cls_a"]) == (50.0, 50.0, 50.0)
 
 
-def test_teta_has_no_surplus_on_frames_without_an_object():
-    sums = teta_sums(blocks([[1, 1, 1, 1]], [[1, 1, 0, 0]]), np.array([7]), np.array([7]), [7])
-    assert sums[7].fp.tolist() == [0.0] * 20
-    values = teta_values([sums])
-    assert values["loc_a"] == 100.0
-    assert values["assoc_a"] == 50.0
+def test_teta_leaves_out_frames_without_any_object():
+    going_on = teta_sums(blocks([[1, 1, 1, 1]], [[1, 1, 0, 0]]), np.array([7]), np.array([7]), [7])
+    assert teta_values([going_on])["teta"] == 100.0
+    other_there = teta_sums(blocks([[1, 1, 1, 1]], [[1, 1, 0, 0], [0, 0, 2, 2]]), np.array([7]), np.array([7, 8]), [7])
+    values = teta_values([other_there])
+    assert values["loc_a"] == 100.0  # only frames with an object of the class
+    assert values["assoc_a"] == 50.0  # over all frames with an object
     assert values["cls_pr"] == 50.0  # as a claim about the class, the last two frames are wrong
 
 
