@@ -43,7 +43,7 @@ class MaskletOverlap:
         return MaskletOverlap(self.shared[:, found][:, :, true], self.found_area[:, found], self.true_area[:, true])
 
     def on_frames(self, frames: np.ndarray) -> MaskletOverlap:
-        """The same on some of the frames: bool (T,), or indices."""
+        """The same on some of the frames, given by their indices."""
         return MaskletOverlap(self.shared[frames], self.found_area[frames], self.true_area[frames])
 
     @property
@@ -240,7 +240,7 @@ def teta_sums(
     Returns:
         Class -> sums.
     """
-    overlap = overlap.on_frames((overlap.true_area > 0).any(axis=1))
+    overlap = overlap.on_frames(np.flatnonzero((overlap.true_area > 0).any(axis=1)))
     taken, iou = _taken_by(overlap), overlap.frame_iou
     class_fp = {number: np.zeros(len(CLASS_THRESHOLDS)) for number in classes}
     sums: dict[int, TetaSums] = {}
