@@ -1,0 +1,1 @@
+"""Concepts in videos: frames read one at a time, results kept as run lengths."""
