@@ -6,8 +6,9 @@ them; a frame is then reached from the key frame before it. Reading forward deco
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,11 +60,13 @@ class VideoFile:
         self._path = path
         self._cached_frames = cached_frames
         self._container, self._stream = _opened(path)
-        self._list_frames()
         self._cache: OrderedDict[int, VideoFrame] = OrderedDict()
         self._running: Iterator[tuple[int, VideoFrame]] | None = None
         self._next = 0
         self._damage = "it is missing"
+        self._list_frames()
+        if self._container.format.name == "avi":  # stores no times, so FFmpeg's guess has to prove itself
+            deque(islice(self._decoded(0), 32), maxlen=0)
         self._turn = _turn_of(self._first_whole_frame())
         self.size = self.read(next(iter(self._cache))).shape[:2]
 
@@ -153,7 +156,7 @@ class VideoFile:
         """
         from av import FFmpegError
 
-        is_lost, whole_from = False, self._times[key]
+        is_lost, whole_from, last = False, self._times[key], -1
         for packet in self._packets(key):
             if is_lost and not packet.is_keyframe:
                 continue
@@ -166,12 +169,15 @@ class VideoFile:
                 self._damage, is_lost, frames = error.strerror or str(error), True, self._drained()
             for frame in frames:
                 number = self._number.get(frame.pts)
-                if number is None and (frame.pts is None or frame.pts > self._times[0]):
+                if number is None and frame.pts is not None and frame.pts < self._times[0]:
+                    continue
+                if number is None or number <= last:
                     raise VideoError(
-                        f"{self._path}: the container and its frames disagree about the times; expected one time per "
-                        "frame. Save it anew as mp4."
+                        f"{self._path}: the container is wrong about the times of its frames; expected them in the order "
+                        "they are shown. Save it anew as mp4."
                     )
-                if number is None or frame.pts < whole_from:
+                last = number
+                if frame.pts < whole_from:
                     continue
                 if frame.is_corrupt:
                     self._damage = "it is damaged"

@@ -345,6 +345,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, videos: dict[str, Path]) -
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "cut.mp4").write_bytes(videos["b_frames"].read_bytes()[:900])
+    write_video(tmp_path / "h264.avi", [stamped(number) for number in range(8)], options=B_FRAMES)
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -356,13 +357,14 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, videos: dict[str, Path]) -
         (tmp_path / "empty", "holds no frames"),
         (tmp_path / "text.mp4", "cannot be opened"),
         (tmp_path / "cut.mp4", "cannot be opened"),
+        (tmp_path / "h264.avi", "wrong about the times"),
         (tmp_path / "sound.mp4", "no video that can be decoded"),
         (np.zeros((4, 4, 3), np.uint8), r"shape \(4, 4, 3\)"),
         ([], "holds no frames"),
         (3, "received int"),
     ):
         with pytest.raises(VideoError, match=words):
-            open_video(video)  # type: ignore[arg-type]
+            list(open_video(video))  # type: ignore[arg-type]
     with pytest.raises(VideoError, match="without a frame"):
         list(open_video(iter([])))
     with pytest.raises(ValueError, match="has its own"):
