@@ -173,8 +173,8 @@ class VideoFile:
                     continue
                 if number is None or number <= last:
                     raise VideoError(
-                        f"{self._path}: the container is wrong about the times of its frames; expected them in the order "
-                        "they are shown. Save it anew as mp4."
+                        f"{self._path}: the container is wrong about the times of its frames; expected them in "
+                        "the order they are shown. Save it anew as mp4."
                     )
                 last = number
                 if frame.pts < whole_from:
