@@ -109,8 +109,8 @@ class FrameResult:
         return np.stack([rle.mask() for rle in self.rles]) if self.rles else np.zeros((0, *self.image_size), bool)
 
     def to_detections(self) -> supervision.Detections:
-        """The same as `supervision.Detections`: ids as `tracker_id`, phrases under `data["class_name"]`, class ids in the
-        alphabetical order of the frame's phrases.
+        """The same as `supervision.Detections`: ids as `tracker_id`, phrases under `data["class_name"]`, class ids in
+        the alphabetical order of the frame's phrases.
         """
         import supervision
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sam3.pictures import Picture, read_picture, shown_size
 from sam3.video.video_file import BrokenFrameError, VideoError, VideoFile
 
-__all__ = ["BrokenFrameError", "FrameSource", "Video", "VideoError", "open_video"]
+__all__ = ["BrokenFrameError", "FrameSource", "Video", "VideoError", "natural_key", "open_video"]
 
 Video = str | Path | NDArray[np.uint8] | Sequence[Picture] | Iterable[Picture]
 
@@ -194,11 +194,16 @@ def _pictures_in(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if path.suffix.lower() in _PICTURE_SUFFIXES and path.name[0] != "."]
     if not files:
         raise VideoError(f"{folder} holds no frames; expected pictures named in order, such as 00000.jpg, 00001.jpg")
-    return sorted(files, key=lambda path: _natural(path.name))
+    return sorted(files, key=lambda path: natural_key(path.name))
 
 
-def _natural(name: str) -> list[str | int]:
-    """Sorts "frame10" behind "frame9": text and numbers in turn."""
+def natural_key(name: str) -> list[str | int]:
+    """What to sort file names by, so that numbers in them count as numbers.
+
+    Example:
+        >>> sorted(["frame10.png", "frame9.png"], key=natural_key)
+        ['frame9.png', 'frame10.png']
+    """
     return [int(part) if place % 2 else part.lower() for place, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
