@@ -344,7 +344,9 @@ def read_mask_pngs(folder: str | Path, *, phrases: Mapping[int, str] | None = No
     files = sorted(source.glob("*.png"), key=lambda file: natural_key(file.name))
     if not files:
         raise ValueError(f"{source} holds no PNG; expected one indexed PNG per frame")
-    notes = _json(source / _OBJECTS) if (source / _OBJECTS).exists() else {"name": source.name, "objects": {}}
+    notes: dict[str, Any] = {"name": source.name, "objects": {}}
+    if (source / _OBJECTS).exists():
+        notes = _json(source / _OBJECTS)
     size = _indices(files[0]).shape
     rles: dict[int, list[Rle | None]] = {}
     for frame, file in enumerate(files):

@@ -124,7 +124,7 @@ class VideoFile:
         self._times = np.array(times, dtype=np.int64)
         self._number = {time: number for number, time in enumerate(times)}
         self._seconds = float(packets[begin].time_base)
-        keys = sorted((packet.pts, packet.dts) for packet in shown if packet.is_keyframe)
+        keys = sorted((packet.pts, packet.dts) for packet in shown if packet.is_keyframe and packet.pts is not None)
         self._keys = np.array([self._number[pts] for pts, _ in keys])
         self._key_places = dict(zip(self._keys.tolist(), keys, strict=True))
 
@@ -168,7 +168,7 @@ class VideoFile:
             except FFmpegError as error:
                 self._damage, is_lost, frames = error.strerror or str(error), True, self._drained()
             for frame in frames:
-                number = self._number.get(frame.pts)
+                number = None if frame.pts is None else self._number.get(frame.pts)
                 if number is None and frame.pts is not None and frame.pts < self._times[0]:
                     continue
                 if number is None or number <= last:
@@ -227,7 +227,7 @@ def _opened(path: Path) -> tuple[InputContainer, VideoStream]:
             "was copied completely."
         ) from error
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         container.close()
         raise VideoError(f"{path} holds no video that can be decoded; expected a video stream. Save it anew as mp4.")
     stream.thread_type = "SLICE"  # with frame threads an error is reported at a later packet
@@ -241,19 +241,18 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
         space = _BT709 if min(frame.width, frame.height) >= _HD_HEIGHT_PX else _BT601
     is_always_full = frame.format.is_rgb or frame.format.name.startswith(("yuvj", "gray", "pal"))
     is_full = is_always_full or int(frame.color_range) == _FULL_RANGE
-    return frame.to_ndarray(
+    pixels = frame.to_ndarray(
         format="rgb24",
         src_colorspace=space,
         src_color_range=_FULL_RANGE if is_full else _LIMITED_RANGE,
         dst_color_range=_FULL_RANGE,
     )
+    return np.asarray(pixels, dtype=np.uint8)
 
 
 def _turn_of(frame: VideoFrame) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
     """How the file's display matrix turns and mirrors its frames, by quarter turns."""
-    from av.sidedata.sidedata import Type
-
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return lambda picture: picture
     matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)
