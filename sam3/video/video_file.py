@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,7 +252,7 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
 
 def _turn_of(frame: VideoFrame) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
     """How the file's display matrix turns and mirrors its frames, by quarter turns."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return lambda picture: picture
     matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)
