@@ -6,8 +6,6 @@ example. The same generator state gives the same bytes.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +13,20 @@ import numpy as np
 from workbench.domains import drawing
 from workbench.domains.canvas import Canvas, find_place
 from workbench.domains.drawing import pick
+from workbench.domains.looks import (
+    DIAMETERS_PX,
+    SHAPES,
+    TURNS_DEG,
+    Look,
+    colour_distance,
+    grey_tone,
+    ground,
+    jittered,
+    plain_look,
+    random_look,
+    rim_tone,
+    second_tone,
+)
 from workbench.domains.phrases import (
     ANY_SHAPE,
     COLOURS,
@@ -58,141 +70,21 @@ __all__ = [
 
 IMAGE_SIZE = 224
 
-_DIAMETERS_PX = {"small": (24, 34), "medium": (44, 58), "large": (72, 98)}
 _WORD_LINES_PX = {"small": (12, 17), "medium": (23, 31), "large": (42, 54)}  # the size of a word is that of its letters
-_SHAPES = tuple(kind for kind in KINDS if kind != "word")
-_TURNS_DEG = {"heart": 30.0, "square": 28.0, "cross": 22.0}  # beyond this a square is a diamond, a plus is an x
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What the objects of one scene have in common."""
-
-    kinds: tuple[str, ...]
-    colours: tuple[str, ...]
-    textures: tuple[str, ...]
-    sizes: tuple[str, ...]
-    is_photographic: bool
-    contrast: float  # least distance in RGB between an object and what it lies on
-    shade: float
-    outline_chance: float
-    shadow_chance: float
-    num_objects: int
-    word_chance: float = 0.0
-
-
-def _subset(rng: np.random.Generator, items: tuple[str, ...], low: int, high: int) -> tuple[str, ...]:
-    order = rng.permutation(len(items))[: int(rng.integers(low, high + 1))]
-    return tuple(items[i] for i in order)
-
-
-def _plain_look(rng: np.random.Generator, num_objects: tuple[int, int]) -> _Look:
-    """Large, plainly coloured objects of many kinds: what a beginner learns shapes from."""
-    return _Look(
-        kinds=_subset(rng, _SHAPES, 4, len(_SHAPES)),
-        colours=_subset(rng, tuple(COLOURS), 3, 6),
-        textures=("solid",),
-        sizes=("medium", "large"),
-        is_photographic=False,
-        contrast=90,
-        shade=rng.uniform(0.0, 0.1),
-        outline_chance=0.0,
-        shadow_chance=0.0,
-        num_objects=int(rng.integers(num_objects[0], num_objects[1] + 1)),
-        word_chance=0.05,
-    )
-
-
-def _look(rng: np.random.Generator, num_objects: tuple[int, int]) -> _Look:
-    count = int(rng.integers(num_objects[0], num_objects[1] + 1))
-    kinds = _subset(rng, _SHAPES, 2, 4)
-    colours = _subset(rng, tuple(COLOURS), 2, 4)
-    textures = _subset(rng, TEXTURES[1:], 1, 2)
-    textures = ("solid",) * (1 + int(rng.integers(3))) + textures
-    sizes: tuple[str, ...] = ("small", "small", "medium", "medium", "large")
-    mood = rng.random()
-    is_dense = rng.random() < 0.10
-    if is_dense:
-        count = int(rng.integers(8, 15))
-        kinds = (kinds[0],) * 6 + kinds[1:]
-        sizes = ("small", "small", "small", "medium")
-    is_photographic = mood < 0.12
-    if is_photographic:
-        if rng.random() < 0.5:
-            kinds = (*kinds, "circle", "blob", "circle")
-        textures = ("solid",) * 4 + textures[-1:]
-    return _Look(
-        kinds=kinds,
-        colours=(UNNAMED_COLOUR,) if is_photographic else colours,
-        textures=textures,
-        sizes=sizes,
-        is_photographic=is_photographic,
-        contrast=42 if is_photographic else 70,
-        shade=rng.uniform(0.1, 0.4) if is_photographic else rng.uniform(0.05, 0.22),
-        outline_chance=0.3 if is_photographic else pick(rng, (0.0, 0.2, 0.6)),
-        shadow_chance=0.5 if is_photographic else pick(rng, (0.0, 0.0, 0.4, 0.8)),
-        num_objects=count,
-        word_chance=0.0 if is_photographic else pick(rng, (0.0, 0.08, 0.2)),
-    )
-
-
-def _jittered(rng: np.random.Generator, colour: str) -> np.ndarray:
-    return np.clip(np.asarray(COLOURS[colour], np.float32) + rng.uniform(-14, 14, 3).astype(np.float32), 0, 255)
-
-
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    gap = one - other
-    return math.sqrt(float(gap @ gap))
-
-
-def _grey(rng: np.random.Generator, level: float, tint: np.ndarray) -> np.ndarray:
-    return np.clip(level + tint + rng.uniform(-4, 4, 3), 6, 249).astype(np.float32)
-
-
-def _ground(rng: np.random.Generator, look: _Look, size: int, tint: np.ndarray) -> np.ndarray:
-    if look.is_photographic:
-        level = rng.uniform(50, 190)
-        field = drawing.smooth_noise(rng, size, size, int(rng.integers(3, 30))) - 0.5
-        rough = drawing.smooth_noise(rng, size, size, int(rng.integers(40, 100))) - 0.5
-        grey = level + np.float32(rng.uniform(8, 34)) * field + np.float32(rng.uniform(4, 22)) * rough
-        return grey + tint.astype(np.float32)[:, None, None]
-    colours = np.asarray([COLOURS[name] for name in look.colours], np.float32)
-    vividness = np.where(np.arange(12) < 6, 30, 110)[:, None] * rng.random((12, 1))
-    first = rng.uniform(20, 240, (12, 1)) + rng.uniform(-1, 1, (12, 3)) * vividness
-    second = first + rng.uniform(-45, 45, (12, 1)) + rng.uniform(-25, 25, (12, 3))
-    ends = np.clip(np.stack([first, second], axis=1), 4, 251).astype(np.float32)
-    gaps = np.square(ends[:, :, None] - colours).sum(axis=-1).min(axis=(1, 2))
-    start, end = ends[int(np.argmax(np.minimum(gaps, rng.uniform(75, 130) ** 2)))]  # the first that is far enough
-    field = drawing.ground_field(rng, size, size).astype(np.float32, copy=False)
-    return start[:, None, None] + field * (end - start)[:, None, None]
-
-
-def _second_tone(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    light = float(colour @ np.asarray([0.3, 0.59, 0.11], np.float32))
-    if light > 200:
-        return colour * np.float32(rng.uniform(0.35, 0.6))
-    if light < 90 or rng.random() < 0.45:
-        share = np.float32(rng.uniform(0.5, 0.8))
-        return colour + share * (250 - colour)
-    return colour * np.float32(rng.uniform(0.25, 0.5))
-
-
-def _rim_tone(rng: np.random.Generator, against: np.ndarray) -> np.ndarray:
-    return np.full(3, rng.uniform(8, 40) if against.mean() > 120 else rng.uniform(215, 250), np.float32)
-
-
-def _add_shape(rng: np.random.Generator, canvas: Canvas, look: _Look, tint: np.ndarray) -> SceneObject | None:
+def _add_shape(rng: np.random.Generator, canvas: Canvas, look: Look, tint: np.ndarray) -> SceneObject | None:
     kind, colour = pick(rng, look.kinds), pick(rng, look.colours)
     texture, size = pick(rng, look.textures), pick(rng, look.sizes)
-    diameter = rng.uniform(*_DIAMETERS_PX[size])
-    turn = _TURNS_DEG.get(kind, 180.0)
+    diameter = rng.uniform(*DIAMETERS_PX[size])
+    turn = TURNS_DEG.get(kind, 180.0)
     alpha = drawing.outline_alpha(rng, kind, diameter, angle=rng.uniform(-turn, turn), aspect=rng.uniform(0.85, 1.15))
     weights = np.asarray(alpha, np.float32) / 255
     inside = weights > 0.5
-    tone = _grey(rng, rng.uniform(25, 235), tint * 1.5) if look.is_photographic else _jittered(rng, colour)
+    tone = grey_tone(rng, rng.uniform(25, 235), tint * 1.5) if look.is_photographic else jittered(rng, colour)
 
     def is_distinct(x: int, y: int, taken: np.ndarray) -> bool:
-        return _distance(canvas.mean_under(inside, x, y), tone) > look.contrast
+        return colour_distance(canvas.mean_under(inside, x, y), tone) > look.contrast
 
     place = find_place(rng, canvas, inside, is_distinct)
     if place is None:
@@ -205,20 +97,20 @@ def _add_shape(rng: np.random.Generator, canvas: Canvas, look: _Look, tint: np.n
     surface = np.broadcast_to(tone[:, None, None], (3, height, width))
     if texture != "solid":
         pattern = drawing.texture_field(rng, texture, height, width, diameter)
-        surface = surface + pattern * (_second_tone(rng, tone) - tone)[:, None, None]
+        surface = surface + pattern * (second_tone(rng, tone) - tone)[:, None, None]
     if rng.random() < 0.6:
         surface = surface * drawing.shade_field(rng, height, width, look.shade)
     touches = int(taken[1:].sum()) > 0.04 * int(taken.sum())
     if rng.random() < (0.8 if touches else look.outline_chance):
         core = drawing.core_of(alpha, 1.0 if size == "small" else pick(rng, (1.0, 1.5)))
-        rim = _rim_tone(rng, canvas.mean_under(inside, x, y) if touches else tone)[:, None, None]
+        rim = rim_tone(rng, canvas.mean_under(inside, x, y) if touches else tone)[:, None, None]
         surface = rim + core * (surface - rim)
     canvas.paint(weights, surface, x, y)
     canvas.own(inside, x, y)
     return SceneObject(kind, colour, texture, size, ())
 
 
-def _add_word(rng: np.random.Generator, canvas: Canvas, look: _Look, size: str | None = None) -> SceneObject | None:
+def _add_word(rng: np.random.Generator, canvas: Canvas, look: Look, size: str | None = None) -> SceneObject | None:
     size = size or pick(rng, ("small", "medium", "medium", "large"))
     line = rng.uniform(*_WORD_LINES_PX[size])
     letters = (2, 4) if size == "large" else (2, 8)
@@ -228,13 +120,13 @@ def _add_word(rng: np.random.Generator, canvas: Canvas, look: _Look, size: str |
         return None
     inside = np.asarray(drawn.filled) > 127
     colour = pick(rng, look.colours)
-    tone = _jittered(rng, colour)
+    tone = jittered(rng, colour)
     has_plate = rng.random() < 0.3
 
     def is_readable(x: int, y: int, taken: np.ndarray) -> bool:
         if taken[1:].sum() > 0.1 * taken.sum():
             return False
-        return has_plate or _distance(canvas.mean_under(inside, x, y), tone) > 90
+        return has_plate or colour_distance(canvas.mean_under(inside, x, y), tone) > 90
 
     place = find_place(rng, canvas, inside, is_readable)
     if place is None:
@@ -269,13 +161,13 @@ def _page(rng: np.random.Generator, size: int) -> tuple[Canvas, list[SceneObject
         inside, column, row = np.asarray(drawn.filled) > 127, round(x), round(y) + drawn.drop_px
         if x + drawn.ink.width <= size - 3 and not canvas.overlap(inside, column, row)[1:].any():
             colour = inks[0] if rng.random() < 0.8 else inks[1]
-            canvas.paint(np.asarray(drawn.ink, np.float32) / 255, _jittered(rng, colour), column, row)
+            canvas.paint(np.asarray(drawn.ink, np.float32) / 255, jittered(rng, colour), column, row)
             canvas.own(inside, column, row, min_visible=0.8)
             objects.append(SceneObject("word", colour, "solid", word_size, ()))
             x += drawn.ink.width + line * rng.uniform(0.3, 0.7)
     if rng.random() < 0.4:
-        look = _Look(
-            kinds=_SHAPES,
+        look = Look(
+            kinds=SHAPES,
             colours=inks,
             textures=TEXTURES[:1],
             sizes=("small", "medium"),
@@ -317,12 +209,12 @@ def render_scene(
         raise ValueError(f"num_objects is {num_objects}, expected (low, high) with 1 <= low <= high <= 40")
     while True:
         is_page = not is_plain and rng.random() < 0.08
-        look = _plain_look(rng, num_objects) if is_plain else _look(rng, num_objects)
+        look = plain_look(rng, num_objects) if is_plain else random_look(rng, num_objects)
         if is_page:
             canvas, described = _page(rng, size)
         else:
             tint = rng.uniform(-9, 9, 3) if rng.random() < 0.5 else np.zeros(3)
-            canvas = Canvas(_ground(rng, look, size, tint), min_visible=0.9 if is_plain else 0.55)
+            canvas = Canvas(ground(rng, look, size, tint), min_visible=0.9 if is_plain else 0.55)
             described = []
             for _ in range(look.num_objects):
                 is_word = rng.random() < look.word_chance

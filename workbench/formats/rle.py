@@ -1,12 +1,13 @@
-"""Masks as COCO run lengths (RLE), column by column; encoded and decoded here and nowhere else."""
+"""Masks as COCO run lengths (RLE) for JSON, column by column; the coding itself is in `sam3.rle`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import faster_coco_eval.core.mask as coco_rle
 import numpy as np
+
+from sam3.rle import Rle
 
 
 def rle_of(mask: np.ndarray) -> dict[str, Any]:
@@ -22,10 +23,7 @@ def rle_of(mask: np.ndarray) -> dict[str, Any]:
         >>> rle_of(np.eye(3, dtype=bool))
         {'size': [3, 3], 'counts': '013000'}
     """
-    if mask.ndim != 2:
-        raise ValueError(f"mask has shape {mask.shape}; expected (H,W). Encode one mask at a time.")
-    rle = coco_rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return Rle.of(mask).to_json()
 
 
 def mask_of(rle: Mapping[str, Any]) -> np.ndarray:
@@ -41,18 +39,7 @@ def mask_of(rle: Mapping[str, Any]) -> np.ndarray:
         >>> mask_of({"size": [2, 2], "counts": [1, 2, 1]}).tolist()
         [[False, True], [True, False]]
     """
-    try:
-        size, counts = [int(side) for side in rle["size"]], rle["counts"]
-        if isinstance(counts, list | tuple):
-            compressed = coco_rle.frPyObjects({"size": size, "counts": list(counts)}, *size)
-        else:
-            compressed = {"size": size, "counts": counts}
-        return coco_rle.decode(compressed).astype(bool)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"run lengths cannot be decoded ({error}); expected size [height, width] and counts that add up to it. "
-            "Export the masks anew."
-        ) from error
+    return Rle.from_json(rle).mask()
 
 
 def fitting_mask_of(rle: Mapping[str, Any], width: int, height: int, where: str) -> np.ndarray:
