@@ -282,6 +282,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is continued.")],
     dense_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first stage.")] = None,
     full_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the second stage.")] = None,
+    outline_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the third stage.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
     start: Annotated[str | None, typer.Option(help="Weights to begin stage 2 with, leaving stage 1 out.")] = None,
     device: Device = None,
@@ -301,7 +302,10 @@ def pretrain(
 
     usual = PretrainConfig()
     config = PretrainConfig(
-        seed=seed, dense_steps=dense_steps or usual.dense_steps, full_steps=full_steps or usual.full_steps
+        seed=seed,
+        dense_steps=dense_steps or usual.dense_steps,
+        full_steps=full_steps or usual.full_steps,
+        outline_steps=outline_steps or usual.outline_steps,
     )
     typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
 

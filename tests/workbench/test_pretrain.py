@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from sam3.boxes import xyxy_to_cxcywh
 from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
 from sam3.detector.criterion import LossWeights
 from sam3.detector.matcher import Targets
@@ -28,7 +29,15 @@ from workbench.pretrain import PretrainConfig
 from workbench.pretrain import run as run_module
 from workbench.pretrain.batches import SceneBatch, ScenePool, draw_scenes
 from workbench.pretrain.initialise import new_model, whitening_filters
-from workbench.pretrain.losses import DenseHeads, dense_loss, full_loss, nearest_anchors, own_mask_loss
+from workbench.pretrain.losses import (
+    DenseHeads,
+    dense_loss,
+    full_loss,
+    masked_parts,
+    nearest_anchors,
+    outline_stage_loss,
+    own_mask_loss,
+)
 from workbench.pretrain.measure import calibrate
 from workbench.pretrain.run import Run, make_optimiser, sample_patches
 
@@ -61,7 +70,15 @@ NARROW = Sam3Config(
     ),
 )
 RECIPE = PretrainConfig(
-    dense_steps=3, full_steps=4, images=2, phrases=2, scenes=8, warmup=2, checkpoint_every=2, exemplar_share=0.5
+    dense_steps=3,
+    full_steps=4,
+    outline_steps=2,
+    images=2,
+    phrases=2,
+    scenes=8,
+    warmup=2,
+    checkpoint_every=2,
+    exemplar_share=0.5,
 )
 
 
@@ -196,6 +213,27 @@ def test_stage_two_learns_a_fixed_batch(fresh: Sam3, batch: SceneBatch) -> None:
     assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.75 * np.mean(values[:3])
 
 
+def test_stage_three_learns_a_fixed_batch_and_changes_nothing_but_masks(fresh: Sam3, batch: SceneBatch) -> None:
+    model = copy.deepcopy(fresh).eval().requires_grad_(False)
+    for part in masked_parts(model):
+        part.requires_grad_(True)
+    # Queries of random weights look nowhere; every object is given one that looks at it.
+    truth = [torch.from_numpy(boxes) / batch.instance_map.shape[-1] for boxes in batch.boxes_xyxy_px]
+    with torch.no_grad():
+        model.detector.decoder.anchors.weight.zero_()
+        model.detector.decoder.anchors.weight[: len(truth[0])] = xyxy_to_cxcywh(truth[0]).clamp(0.01, 0.99).logit()
+
+    def loss_of(rng: np.random.Generator) -> torch.Tensor:
+        return outline_stage_loss(model, batch, rng, phrases=2, exemplar_share=0.5)[0]
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    values = losses_on_one_batch(model, torch.nn.Identity(), loss_of)
+    assert all(map(math.isfinite, values)) and np.mean(values[-3:]) < 0.8 * np.mean(values[:3])
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    allowed = ("detector.mask_head.", "image_encoder.pyramid.0.", "image_encoder.pyramid.1.")
+    assert changed and all(name.startswith(allowed) for name in changed)
+
+
 def test_queries_answer_for_the_objects_nearest_to_their_anchors(fresh: Sam3) -> None:
     anchors = fresh.detector.decoder.anchors.weight.detach().sigmoid()
     boxes = anchors[[3, 0, 2]] + torch.tensor([0.01, -0.01, 0.1, 0.1])
@@ -272,15 +310,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: Run, tmp_path: Path) -> None:
-    """Broken off before the first state, at a state, after the change of stages and between states of stage 2."""
-    for stop_after in (1, 2, 2, 3):
+    """Broken off before the first state, at a state, after the change of stages and between states."""
+    for stop_after in (1, 2, 2, 3, 1):
         train(tmp_path, stop_after=stop_after)
     parted = train(tmp_path)
-    assert (parted.stage, parted.step) == (whole.stage, whole.step) == ("full", 4)
+    assert (parted.stage, parted.step) == (whole.stage, whole.step) == ("outline", 2)
     for kind in ("model", "average", "heads"):
         one, other = getattr(parted, kind).state_dict(), getattr(whole, kind).state_dict()
         assert [name for name in other if not torch.equal(one[name], other[name])] == []
-    mean, value = (getattr(whole, kind).detector.decoder.query_embed.weight for kind in ("average", "model"))
+    mean, value = (getattr(whole, kind).detector.mask_head.instance_conv.weight for kind in ("average", "model"))
     assert not torch.equal(mean, value)
 
 
@@ -296,16 +334,16 @@ def test_a_finished_run_is_not_repeated(whole: Run) -> None:
 
 def test_the_log_and_the_state_say_what_was_done(whole: Run) -> None:
     lines = [json.loads(line) for line in (whole.out / "log.jsonl").read_text().splitlines()]
-    assert [(line["stage"], line["step"]) for line in lines] == [("dense", 3), ("full", 4)]
+    assert [(line["stage"], line["step"]) for line in lines] == [("dense", 3), ("full", 4), ("outline", 2)]
     assert all(math.isfinite(line["loss"]) and line["gradient"] > 0 for line in lines)
     assert {"kind", "colour", "alignment"} <= lines[0].keys() and {"presence", "probe", "giou"} <= lines[1].keys()
     state = torch.load(whole.out / "state.pt", weights_only=True)
     assert json.loads(state["config"]) == json.loads(json.dumps(asdict(RECIPE)))
-    assert (state["stage"], state["step"]) == ("full", 4)
+    assert (state["stage"], state["step"]) == ("outline", 2)
 
 
 def test_validation_is_asked_of_the_average_and_logged(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(RECIPE, dense_steps=1, full_steps=3), NARROW, torch.device("cpu"))
+    run = Run(tmp_path, replace(RECIPE, dense_steps=1, full_steps=3, outline_steps=1), NARROW, torch.device("cpu"))
     asked: list[bool] = []
 
     def validate(model: Sam3) -> dict[str, float]:
@@ -314,8 +352,9 @@ def test_validation_is_asked_of_the_average_and_logged(tmp_path: Path) -> None:
 
     assert run.train(validate, validate_every=2) is run.average
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert asked == [True, True]
-    assert [(v["step"], v["cgF1@0.5"]) for v in lines if v["stage"] == "validation"] == [(2, 0.25), (3, 0.25)]
+    assert asked == [True, True, True]
+    steps = [(v["step"], v["cgF1@0.5"]) for v in lines if v["stage"] == "validation"]
+    assert steps == [(2, 0.25), (3, 0.25), (1, 0.25)]
 
 
 @torch.no_grad()

@@ -61,8 +61,8 @@ made-up word or without words, an example means "same kind and colour". Unknown 
 ## How
 
 `workbench pretrain --out runs/tiny` (seed {recipe["seed"]}): {recipe["dense_steps"]} steps in which every cell of the feature maps names its object,
-outline and phrases, then {recipe["full_steps"]} steps of the whole model with the detector's own losses plus probe queries, {recipe["images"]}
-pictures a step, AdamW, averaged weights. {hours:.1f} hours on two shared CPU cores, no GPU. Presence and match scores were then
+outline and phrases, then {recipe["full_steps"]} steps of the whole model with the detector's own losses plus probe queries, then
+{recipe["outline_steps"]} steps of the mask head and the fine maps alone; {recipe["images"]} pictures a step, AdamW, averaged weights. {hours:.1f} hours on two shared CPU cores, no GPU. Presence and match scores were then
 shifted on {table["calibration"]["scenes"]} validation scenes so that 0.5 is the best threshold (presence {table["calibration"]["presence_shift"]:+.2f}, match x {table["calibration"]["match_factor"]:.1f}).
 {f"{chr(10)}{remarks}{chr(10)}" if remarks else ""}
 ![learning curve]({curve})
@@ -122,11 +122,13 @@ def _plot(lines: list[dict[str, Any]]) -> Any:
     left.set(title="Stage 1: naming the object under a cell", xlabel="step", ylabel="accuracy", ylim=(0, 1))
     left.legend(frameon=False)
     checks = [line for line in lines if line["stage"] == "validation"]
+    steps, before = [0], 0
+    for line in checks:  # steps begin anew with stage 3, and with every run that went on from another one's weights
+        before = steps[-1] if line["step"] <= steps[-1] - before else before
+        steps.append(before + line["step"])
     for name, colour in (("cgF1", "#0072B2"), ("pmF1", "#D55E00"), ("IL_MCC", "#009E73")):
-        right.plot(
-            [line["step"] for line in checks], [line[f"{name}@0.5"] for line in checks], "o-", label=name, color=colour
-        )
-    right.set(title="Stage 2: 200 validation pairs, threshold 0.5", xlabel="step", ylim=(-0.05, 1))
+        right.plot(steps[1:], [line[f"{name}@0.5"] for line in checks], "o-", label=name, color=colour)
+    right.set(title="Stages 2 and 3: 200 validation pairs, threshold 0.5", xlabel="step", ylim=(-0.05, 1))
     right.legend(frameon=False)
     for axis in (left, right):
         axis.grid(alpha=0.25)

@@ -1,13 +1,15 @@
-"""The losses of both pre-training stages.
+"""The losses of the three pre-training stages.
 
 Stage 1 asks every cell of the feature maps what object it lies on and which phrases hold there. Stage 2 is the
 detector's own criterion, with two additions that teach faster: probe queries at known objects, and a coarse map of the
-phrase.
+phrase. Stage 3 draws the outlines of what is found by then.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,10 +19,12 @@ from torch import Tensor, nn
 
 from sam3.boxes import cxcywh_to_xyxy, matched_iou, xyxy_to_cxcywh
 from sam3.config import Sam3Config
-from sam3.detector.criterion import LossWeights, criterion, dice_loss, sigmoid_focal
-from sam3.detector.matcher import Matches, Targets
+from sam3.detector.criterion import LossWeights, criterion, dice_loss, semantic_losses, sigmoid_focal
+from sam3.detector.detector import LayerOutput
+from sam3.detector.matcher import Matches, Targets, match_one_to_one
 from sam3.image_encoder import ImageFeatures
 from sam3.model import Sam3
+from sam3.prompts import Prompt
 from workbench.domains import shapes
 from workbench.pretrain.batches import SceneBatch, ask, masks_of, probes
 
@@ -164,6 +168,56 @@ def outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(prediction, truth)
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a batch of scenes, and what is true: P (picture, phrase) pairs with O objects in all.
+
+    Attributes:
+        prompts: one list per scene.
+        image_of: the scene of each pair.
+        boxes: (N, 4) corners in 0..1 of all objects of each scene.
+        image, number: (O,) scene and number in it of each true object.
+        targets: what the detector should answer; mask_pairs: (M,) the pairs whose masks are trained.
+    """
+
+    prompts: list[list[Prompt]]
+    image_of: list[int]
+    boxes: list[Tensor]
+    image: Tensor
+    number: Tensor
+    targets: Targets
+    mask_pairs: Tensor
+
+    @classmethod
+    def drawn(
+        cls, batch: SceneBatch, rng: np.random.Generator, phrases: int, exemplar_share: float, num_masks: int
+    ) -> Questions:
+        """Half of the phrases are there, half are not; at most `num_masks` pairs train masks."""
+        device, side, half = batch.pixel_values.device, batch.instance_map.shape[-1], phrases // 2
+        asked = [
+            [ask(scene, p, rng, exemplar_share) for p in shapes.sample_phrases(rng, scene, half, phrases - half)]
+            for scene in batch.scenes
+        ]
+        flat = [q for per_scene in asked for q in per_scene]
+        image_of = [row for row, per_scene in enumerate(asked) for _ in per_scene]
+        boxes = [torch.from_numpy(xyxy) / side for xyxy in batch.boxes_xyxy_px]
+        pair = torch.tensor([p for p, q in enumerate(flat) for _ in q.found], dtype=torch.long)
+        number = torch.tensor([n for q in flat for n in q.found], dtype=torch.long)
+        image = torch.tensor([image_of[p] for p in pair.tolist()], dtype=torch.long)
+        present = [p for p, q in enumerate(flat) if q.found]
+        mask_pairs = torch.tensor(sorted(rng.permutation(present)[:num_masks].tolist()), dtype=torch.long)
+        truth = torch.cat([torch.zeros(0, 4), *(boxes[i][n][None] for i, n in zip(image, number, strict=True))])
+        targets = Targets(
+            pair=pair.to(device),
+            boxes_cxcywh=xyxy_to_cxcywh(truth).to(device),
+            num_pairs=len(flat),
+            masks=masks_of(batch.instance_map, image.to(device), number.to(device), 2),
+            has_mask=torch.isin(pair, mask_pairs).to(device),
+        )
+        prompts = [[q.prompt for q in per_scene] for per_scene in asked]
+        return cls(prompts, image_of, boxes, image.to(device), number.to(device), targets, mask_pairs.to(device))
+
+
 def full_loss(
     model: Sam3,
     heads: DenseHeads,
@@ -181,74 +235,104 @@ def full_loss(
     `by_anchor` makes the query whose anchor is nearest answer for an object, not the one whose prediction fits best:
     an assignment that does not change while the predictions are still poor.
     """
-    device, side = batch.pixel_values.device, batch.instance_map.shape[-1]
-    half = phrases // 2
-    questions = [
-        [ask(scene, p, rng, exemplar_share) for p in shapes.sample_phrases(rng, scene, half, phrases - half)]
-        for scene in batch.scenes
-    ]
-    flat = [q for per_scene in questions for q in per_scene]
-    image_of = [row for row, per_scene in enumerate(questions) for _ in per_scene]
-    boxes = [torch.from_numpy(xyxy) / side for xyxy in batch.boxes_xyxy_px]
-    pair = torch.tensor([p for p, q in enumerate(flat) for _ in q.found], dtype=torch.long)
-    number = torch.tensor([n for q in flat for n in q.found], dtype=torch.long)
-    image = torch.tensor([image_of[p] for p in pair.tolist()], dtype=torch.long)
-    present = [p for p, q in enumerate(flat) if q.found]
-    mask_pairs = torch.tensor(sorted(rng.permutation(present)[: len(batch.scenes)].tolist()), dtype=torch.long)
-    truth = torch.cat([torch.zeros(0, 4), *(boxes[i][n][None] for i, n in zip(image, number, strict=True))])
-    targets = Targets(
-        pair=pair.to(device),
-        boxes_cxcywh=xyxy_to_cxcywh(truth).to(device),
-        num_pairs=len(flat),
-        masks=masks_of(batch.instance_map, image.to(device), number.to(device), 2),
-        has_mask=torch.isin(pair, mask_pairs).to(device),
-    )
-    probe_boxes, probe_truth, probe_valid = probes(boxes, image_of, rng)
-    encoder = model.image_encoder
+    asked = Questions.drawn(batch, rng, phrases, exemplar_share, len(batch.scenes))
+    targets, encoder = asked.targets, model.image_encoder
+    probe_boxes, probe_truth, probe_valid = probes(asked.boxes, asked.image_of, rng)
     trunk = encoder.trunk(batch.pixel_values)
     levels = range(3) if with_masks else (2,)
     features = ImageFeatures(tuple(encoder.pyramid[level](trunk) for level in levels))
     output = model.detect(
         features,
-        [[q.prompt for q in per_scene] for per_scene in questions],
+        asked.prompts,
         with_masks=with_masks,
-        mask_pairs=mask_pairs.to(device),
-        probe_boxes_cxcywh=probe_boxes.to(device),
+        mask_pairs=asked.mask_pairs,
+        probe_boxes_cxcywh=probe_boxes.to(batch.pixel_values.device),
     )
     losses = criterion(output, targets, weights, assigned=nearest_anchors(model, targets) if by_anchor else None)
-    # Probes: a query at every object of the picture, asked whether that object is what the phrase says.
-    is_found = torch.zeros(probe_valid.shape)
-    is_found[pair, number] = 1.0
-    is_found, valid, probe_truth = is_found.to(device), probe_valid.to(device), probe_truth.to(device)
-    probe_loss = losses.total.new_zeros(())
-    for layer in output.probes:
-        answer = F.binary_cross_entropy_with_logits(layer.pred_logits, is_found, reduction="none")
-        share = torch.where(is_found.bool(), 2.0, 1.0) * valid
-        predicted, wanted = layer.pred_boxes_cxcywh[valid], probe_truth[valid]
-        _, giou = matched_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        box = 5 * (predicted - wanted).abs().sum(-1).mean() + 2 * (1 - giou).mean()
-        probe_loss = probe_loss + 3 * (answer * share).sum() / share.sum() + 0.5 * box
-    # Coarse phrase map: after fusion, each cell should know whether it belongs to what is searched.
-    grid = round(math.sqrt(output.fused_tokens.shape[1]))
-    phrase_map = heads.fused(output.fused_tokens).squeeze(-1).unflatten(1, (grid, grid))
-    union = torch.zeros(len(flat), grid, grid, device=device)
-    coarse = masks_of(batch.instance_map, image.to(device), number.to(device), side // grid).float()
-    union = union.index_add(0, pair.to(device), coarse).clamp(max=1)
-    phrase_loss = sigmoid_focal(phrase_map, union, alpha=0.6, gamma=1.0).mean() * 10
-    present_rows = union.flatten(1).any(1)
-    if present_rows.any():
-        phrase_loss = phrase_loss + dice_loss(phrase_map[present_rows], union[present_rows]).mean()
+    probe = probe_loss(output.probes, asked, probe_truth, probe_valid)
+    phrase = phrase_map_loss(heads, output.fused_tokens, asked, batch)
     wrong = (output.presence_logits.detach() > 0) != targets.is_present
     # What stage 1 taught is kept up at little cost.
     cells, _ = cell_losses(heads.cell(features.pyramid[-1]), batch)
     dense = cells + 4 * patch_outline_loss(heads.patch_outline(trunk), batch.instance_map)
     dense = dense + 4 * own_mask_loss(heads.own_mask(features.pyramid[-1]), batch.instance_map)
-    return losses.total + probe_loss + 2 * phrase_loss + dense, {
+    return losses.total + probe + 2 * phrase + dense, {
         **losses.to_floats(),
-        "probe": probe_loss.item(),
-        "phrase_map": phrase_loss.item(),
+        "probe": probe.item(),
+        "phrase_map": phrase.item(),
         "dense": dense.item(),
         "presence_accuracy": 1 - wrong.float().mean().item(),
+    }
+
+
+def probe_loss(layers: Sequence[LayerOutput], asked: Questions, truth: Tensor, valid: Tensor) -> Tensor:
+    """Probes: a query at every object of the picture, asked whether that object is what the phrase says.
+
+    Args:
+        layers: the probes' outputs. truth: (P, N, 4) true boxes. valid: (P, N) which probes there are.
+    """
+    device = asked.targets.pair.device
+    is_found = torch.zeros(valid.shape, device=device)
+    is_found[asked.targets.pair, asked.number] = 1.0
+    valid, truth = valid.to(device), truth.to(device)
+    loss = is_found.new_zeros(())
+    for layer in layers:
+        answer = F.binary_cross_entropy_with_logits(layer.pred_logits, is_found, reduction="none")
+        share = torch.where(is_found.bool(), 2.0, 1.0) * valid
+        predicted, wanted = layer.pred_boxes_cxcywh[valid], truth[valid]
+        _, giou = matched_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+        box = 5 * (predicted - wanted).abs().sum(-1).mean() + 2 * (1 - giou).mean()
+        loss = loss + 3 * (answer * share).sum() / share.sum() + 0.5 * box
+    return loss
+
+
+def phrase_map_loss(heads: DenseHeads, fused_tokens: Tensor, asked: Questions, batch: SceneBatch) -> Tensor:
+    """After fusion, each cell should know whether it belongs to what is searched."""
+    grid, targets = round(math.sqrt(fused_tokens.shape[1])), asked.targets
+    phrase_map = heads.fused(fused_tokens).squeeze(-1).unflatten(1, (grid, grid))
+    coarse = masks_of(batch.instance_map, asked.image, asked.number, batch.instance_map.shape[-1] // grid).float()
+    union = torch.zeros(targets.num_pairs, grid, grid, device=coarse.device)
+    union = union.index_add(0, targets.pair, coarse).clamp(max=1)
+    loss = sigmoid_focal(phrase_map, union, alpha=0.6, gamma=1.0).mean() * 10
+    present_rows = union.flatten(1).any(1)
+    if present_rows.any():
+        loss = loss + dice_loss(phrase_map[present_rows], union[present_rows]).mean()
+    return loss
+
+
+def masked_parts(model: Sam3) -> list[nn.Module]:
+    """What only masks are made with: the mask head and the two fine levels of the pyramid."""
+    return [model.detector.mask_head, *model.image_encoder.pyramid[:2]]
+
+
+def outline_stage_loss(
+    model: Sam3, batch: SceneBatch, rng: np.random.Generator, *, phrases: int, exemplar_share: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Stage-3 loss: outlines of the objects the finished queries found; only `masked_parts` get gradients."""
+    asked = Questions.drawn(batch, rng, phrases, exemplar_share, phrases * len(batch.scenes))
+    output = model.detect(
+        model.image_encoder(batch.pixel_values), asked.prompts, with_masks=True, mask_pairs=asked.mask_pairs
+    )
+    last, targets = output.layers[-1], asked.targets
+    matches = match_one_to_one(last.pred_logits, last.pred_boxes_cxcywh, targets)
+    boxes = last.pred_boxes_cxcywh[matches.pair, matches.query]
+    iou, _ = matched_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes_cxcywh[matches.target]))
+    near = iou > 0.3  # a query that looks elsewhere cannot know this outline
+    matches = Matches(matches.pair[near], matches.query[near], matches.target[near])
+    assert targets.masks is not None
+    truth = targets.masks[matches.target].float()
+    logits = output.masks_of(matches.pair, matches.query, last).float()
+    logits = F.interpolate(logits[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    share = truth.flatten(1).mean(1).clamp(min=5e-3)  # every object counts the same, whatever its size
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(1).mean(1) / share
+    dice = dice_loss(logits, truth)
+    semantic, semantic_dice = semantic_losses(output, targets)
+    count = max(len(dice), 1)
+    loss = (0.2 * cross_entropy.sum() + dice.sum()) / count + semantic + 0.5 * semantic_dice
+    return loss, {
+        "outline": cross_entropy.sum().item() / count,
+        "dice": dice.sum().item() / count,
+        "semantic_dice": semantic_dice.item(),
     }
 
 

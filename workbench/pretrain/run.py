@@ -1,4 +1,4 @@
-"""The pre-training run: two stages, averaged weights, resumable state.
+"""The pre-training run: three stages, averaged weights, resumable state.
 
 Schedules count steps and every batch follows from seed and step number alone, so an interrupted run goes on where it
 stopped. Under `torchrun` the batch is shared out over processes.
@@ -28,7 +28,9 @@ from workbench.domains import shapes
 from workbench.finetune import rate_factor
 from workbench.pretrain.batches import ScenePool, draw_scenes
 from workbench.pretrain.initialise import new_model
-from workbench.pretrain.losses import DenseHeads, dense_loss, full_loss
+from workbench.pretrain.losses import DenseHeads, dense_loss, full_loss, masked_parts, outline_stage_loss
+
+STAGES = ("dense", "full", "outline")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PretrainConfig:
     """The recipe of the embedded default.
 
     Attributes:
-        dense_steps, full_steps: optimiser steps of stage 1 and stage 2.
+        dense_steps, full_steps, outline_steps: optimiser steps of the stages.
         images: pictures per step, over all processes.
         phrases: (picture, phrase) pairs per picture in stage 2, half of them absent.
         scenes: size of the pool of scenes; each is shown again flipped and turned.
@@ -51,17 +53,19 @@ class PretrainConfig:
 
     seed: int = 0
     dense_steps: int = 6000
-    full_steps: int = 3000
+    full_steps: int = 6000
+    outline_steps: int = 1000
     images: int = 8
     phrases: int = 4
     scenes: int = 12000
     dense_rate: float = 6e-4
     full_rate: float = 6e-4
+    outline_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 100
     exemplar_share: float = 0.3
     fine_share: float = 0.35
-    anchor_share: float = 0.5
+    anchor_share: float = 0.25
     plain_share: float = 0.4
     ema: float = 0.998
     checkpoint_every: int = 250
@@ -96,17 +100,17 @@ class Run:
         self.stage, self.step = "dense" if start is None else "full", 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 500) -> Sam3:
-        """Runs both stages to their end and returns the averaged model."""
+        """Runs what is left of all stages and returns the averaged model."""
         state = self._load()
-        for stage, steps, rate in (
-            ("dense", self.config.dense_steps, self.config.dense_rate),
-            ("full", self.config.full_steps, self.config.full_rate),
-        ):
-            if stage == "dense" and self.stage == "full":
-                continue
+        for stage in STAGES[STAGES.index(self.stage) :]:
+            steps, rate = self._schedule(stage)
             if stage != self.stage:
                 self.stage, self.step = stage, 0
                 self.model.load_state_dict(self.average.state_dict())
+            if stage == "outline":
+                self.model.requires_grad_(False)
+                for part in masked_parts(self.model):
+                    part.requires_grad_(True)
             optimiser = make_optimiser(self.model, self.heads, rate, self.config.weight_decay)
             if state is not None:
                 optimiser.load_state_dict(state["optimiser"])
@@ -120,12 +124,16 @@ class Run:
                     self._log({"stage": stage, "step": self.step, **values})
                 if self.step % self.config.checkpoint_every == 0 or is_last:
                     self._save(optimiser)
-                if stage == "full" and validate is not None and (self.step % validate_every == 0 or is_last):
+                if stage != "dense" and validate is not None and (self.step % validate_every == 0 or is_last):
                     if self.rank == 0:
                         self._log({"stage": "validation", "step": self.step, **validate(self.average.eval())})
                     if dist.is_initialized():
                         dist.barrier()
         return self.average.eval()
+
+    def _schedule(self, stage: str) -> tuple[int, float]:
+        """Steps and peak rate of a stage."""
+        return getattr(self.config, f"{stage}_steps"), getattr(self.config, f"{stage}_rate")
 
     def _steps(self, steps: int) -> Iterator[int]:
         remaining = range(self.step, steps)
@@ -141,17 +149,21 @@ class Run:
         )
 
     def _one_step(self, optimiser: torch.optim.Optimizer) -> dict[str, float]:
-        rng = np.random.default_rng([self.config.seed, int(self.stage == "full"), self.step, self.rank])
-        # Both stages have left plain scenes behind at half their length; stage 1 begins with nothing else.
-        steps = self.config.dense_steps if self.stage == "dense" else self.config.full_steps
-        plain = max(0.0, 1 - 2 * self.step / steps) * (1.0 if self.stage == "dense" else self.config.plain_share)
+        rng = np.random.default_rng([self.config.seed, STAGES.index(self.stage), self.step, self.rank])
+        # Plain scenes are left behind at half the length of a stage; stage 1 begins with nothing else.
+        steps, _ = self._schedule(self.stage)
+        at_first = {"dense": 1.0, "full": self.config.plain_share, "outline": 0.0}[self.stage]
+        plain = max(0.0, 1 - 2 * self.step / steps) * at_first
         batch = draw_scenes(self.pools, plain, rng, self.config.images // self.world, self.device)
-        self.model.train()
+        self.model.train(self.stage != "outline")
         # All processes take the expensive branch in the same steps, or one would wait for the other.
         if self.stage == "dense":
             shared = np.random.default_rng([self.config.seed, 2, self.step])
             use_fine = shared.random() < self.config.fine_share * 0.4
             loss, values = dense_loss(self.model, self.heads, batch, rng, use_fine=use_fine)
+        elif self.stage == "outline":
+            asked, share = self.config.phrases, self.config.exemplar_share
+            loss, values = outline_stage_loss(self.model, batch, rng, phrases=asked, exemplar_share=share)
         else:
             shared = np.random.default_rng([self.config.seed, 3, self.step])
             with_masks = shared.random() < self.config.fine_share
@@ -222,16 +234,18 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.heads.load_state_dict(state["heads"])
         self.stage, self.step = state["stage"], state["step"]
-        steps = {"dense": self.config.dense_steps, "full": self.config.full_steps}[self.stage]
-        return None if self.step >= steps and self.stage == "dense" else state
+        is_over = self.step >= self._schedule(self.stage)[0] and self.stage != STAGES[-1]
+        return None if is_over else state
 
 
 def make_optimiser(model: Sam3, heads: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    """AdamW; no weight decay on vectors and embeddings."""
+    """AdamW over what requires a gradient; no weight decay on vectors and embeddings."""
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for module in (model, heads):
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             (vectors if parameter.ndim < 2 or "embed" in name or "anchors" in name else matrices).append(parameter)
     return torch.optim.AdamW(
         [
