@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ import torch
 
 from sam3.detector.criterion import BatchSize
 from sam3.model import Sam3
+from workbench.adapter_files import probe
 from workbench.adapters import Adapter, Plan, add_adapter, remove_adapter
 from workbench.augment import View
 from workbench.batches import ViewPool, ask, bytes_per_view
@@ -82,6 +84,7 @@ class _Trial:
 
     Attributes:
         view_seconds: to make a view and, where features are kept, to encode it.
+        save_seconds: to write the last and the best adapter, with what they answer to their test picture.
         view_bytes: of a view's pixels and masks.
         mean_questions, most_questions: asked of a picture.
         idle: memory in use between steps.
@@ -90,6 +93,7 @@ class _Trial:
     one: _Step
     two: _Step
     view_seconds: float
+    save_seconds: float
     view_bytes: int
     mean_questions: float
     most_questions: int
@@ -145,7 +149,9 @@ def estimate(
         plan=plan.name,
         trainable=trainable,
         seconds_per_step=per_step,
-        seconds=config.steps * per_step + num_views * trial.view_seconds,
+        seconds=config.steps * per_step
+        + num_views * trial.view_seconds
+        + math.ceil(config.steps / config.checkpoint_every) * trial.save_seconds,
         peak_bytes=kept + int(max(trial.peak(at_once) + state, trial.idle + 6 * state)),
         cache_bytes=cache,
         free_bytes=room + resident,
@@ -202,27 +208,32 @@ def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) 
             pool.features(keys[count - 1 : count])
         encoding = time.perf_counter() - start  # the second time, when nothing is new any more, is the one that counts
         results.append(_try_step(model, lambda count=count: step(count), sum(a.view < count for a in asked)))
+    idle = _memory(model)
+    start = time.perf_counter()
+    probe(model, adapter.phrases)  # what takes time in saving an adapter, of which there are two
+    save_seconds = 2 * (time.perf_counter() - start)
     return _Trial(
         one=results[0],
         two=results[1],
         view_seconds=view_seconds + encoding,
+        save_seconds=save_seconds,
         view_bytes=view_bytes,
         mean_questions=len(asked) / len(keys),
         most_questions=max(Counter(a.view for a in asked).values()),
-        idle=_memory(model),
+        idle=idle,
     )
 
 
 def _try_step(model: Sam3, step: Callable[[], None], questions: int) -> _Step:
-    """The step's mean time once it has run, over at least one and as many as fit into a moment."""
+    """The step's memory the first time, and its mean time from then on."""
     _release()
-    seconds: list[float] = []
     with _watched_memory(model) as peak:
         step()
-        while not seconds or (sum(seconds) < _TRIAL_SECONDS and len(seconds) < 5):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
+    seconds: list[float] = []
+    while not seconds or (sum(seconds) < _TRIAL_SECONDS and len(seconds) < 5):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
     return _Step(questions, sum(seconds) / len(seconds), peak())
 
 
@@ -233,11 +244,12 @@ def _watched_memory(model: Sam3) -> Iterator[Callable[[], int]]:
         torch.cuda.reset_peak_memory_stats(model.device)
         yield lambda: torch.cuda.max_memory_allocated(model.device)
         return
-    seen, is_over = [_memory(model)], threading.Event()
+    process, is_over = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]
 
     def watch() -> None:
         while not is_over.wait(0.002):
-            seen[0] = max(seen[0], _memory(model))
+            seen[0] = max(seen[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
