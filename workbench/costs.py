@@ -32,7 +32,7 @@ from workbench.finetune import FinetuneConfig, run_part, to_training
 
 _GB = 1e9
 _LOOK_AT = 16  # pictures whose questions are counted
-_TRIAL_SECONDS = 2.0  # short trial steps are repeated for so long
+_TRIAL_SECONDS = 1.0  # short trial steps are repeated for so long
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _try_step(model: Sam3, step: Callable[[], None], questions: int) -> _Step:
     with _watched_memory(model) as peak:
         step()
     seconds: list[float] = []
-    while not seconds or (sum(seconds) < _TRIAL_SECONDS and len(seconds) < 5):
+    while not seconds or (sum(seconds) < _TRIAL_SECONDS and len(seconds) < 3):
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
