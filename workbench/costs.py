@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import psutil
@@ -207,7 +208,7 @@ def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) 
         if pool.keeps_features:
             pool.features(keys[count - 1 : count])
         encoding = time.perf_counter() - start  # the second time, when nothing is new any more, is the one that counts
-        results.append(_try_step(model, lambda count=count: step(count), sum(a.view < count for a in asked)))
+        results.append(_try_step(model, partial(step, count), sum(a.view < count for a in asked)))
     idle = _memory(model)
     start = time.perf_counter()
     probe(model, adapter.phrases)  # what takes time in saving an adapter, of which there are two

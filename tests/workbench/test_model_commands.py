@@ -10,33 +10,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from typer.testing import CliRunner
 
 from sam3.checkpoint import load_sam3
 from sam3.model import Sam3
 from sam3.prompts import Prompt
-from workbench.__main__ import app
 from workbench.adapters import Plan, add_adapter, load_adapter
 
 PHRASES = ("red disc", "bar")
 LAYOUTS = {"workbench": "merged.safetensors", "native": "merged.pt", "transformers": "merged"}
 TOLERANCE = {"logits": 1e-5, "boxes": 1e-5, "presence": 1e-5, "semantic": 1e-5, "masks": 1e-4}
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
-    return result.stdout
-
-
-def fail(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    return result.stderr
 
 
 def pictures(model: Sam3) -> Tensor:
@@ -82,7 +64,7 @@ def adapter(small_weights, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_written_answers_as_base_and_adapter(layout, adapter, small_weights, tmp_path):
+def test_what_is_written_answers_as_base_and_adapter(succeed, layout, adapter, small_weights, tmp_path):
     out = tmp_path / LAYOUTS[layout]
     text = succeed("merge", adapter, "--model", small_weights, "--out", out, "--layout", layout)
     model = load_sam3(small_weights)
@@ -102,7 +84,9 @@ def test_what_is_written_answers_as_base_and_adapter(layout, adapter, small_weig
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("weights", ["small", "tiny"])
-def test_transformers_itself_loads_the_folder_and_answers_alike(weights, adapter, small_weights, tmp_path, monkeypatch):
+def test_transformers_itself_loads_the_folder_and_answers_alike(
+    succeed, weights, adapter, small_weights, tmp_path, monkeypatch
+):
     from transformers import Sam3Model
 
     if weights == "tiny":
@@ -139,7 +123,7 @@ def test_transformers_itself_loads_the_folder_and_answers_alike(weights, adapter
 
 
 @pytest.mark.parametrize("plan", ["presence", "tokens", "full"])
-def test_every_plan_is_merged_into_plain_weights(plan, small_weights, tmp_path):
+def test_every_plan_is_merged_into_plain_weights(succeed, plan, small_weights, tmp_path):
     folder = disturbed(small_weights, plan, tmp_path / "adapter")
     out = tmp_path / "deep" / "merged.safetensors"
     text = succeed("merge", folder, "--model", small_weights, "--out", out)
@@ -151,14 +135,14 @@ def test_every_plan_is_merged_into_plain_weights(plan, small_weights, tmp_path):
         assert file.metadata()["adapted"] == plan and file.metadata()["phrases"] == "red disc, bar"
 
 
-def test_words_that_learnt_two_things_cannot_be_merged(small_weights, tmp_path):
+def test_words_that_learnt_two_things_cannot_be_merged(fail, small_weights, tmp_path):
     folder = disturbed(small_weights, "tokens", tmp_path / "adapter", ("gold coin", "old coin"))
     text = fail("merge", folder, "--model", small_weights, "--out", tmp_path / "merged.safetensors")
     assert "'gold coin' and 'old coin' share a word but learnt different vectors" in text
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_weights_that_would_answer_otherwise_are_not_written(small_weights, tmp_path):
+def test_weights_that_would_answer_otherwise_are_not_written(fail, small_weights, tmp_path):
     """Examples without a phrase are asked with the word "visual"; merged weights would understand them differently."""
     folder = disturbed(small_weights, "tokens", tmp_path / "adapter", ("bar", "disc", "visual mark"))
     text = fail("merge", folder, "--model", small_weights, "--out", tmp_path / "merged.safetensors")
@@ -177,7 +161,9 @@ def test_weights_that_would_answer_otherwise_are_not_written(small_weights, tmp_
         (["--out", "merged.safetensors", "--model", "tiny"], "belongs to a model with fingerprint"),
     ],
 )
-def test_merge_refuses_before_anything_is_written(adapter, small_weights, tmp_path, monkeypatch, arguments, message):
+def test_merge_refuses_before_anything_is_written(
+    fail, adapter, small_weights, tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     Path("kept.safetensors").write_bytes(b"kept")
     # Of two --model the last one counts.
