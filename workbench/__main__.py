@@ -18,6 +18,7 @@ import typer
 
 from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold
 from workbench.data_commands import export_labels, import_labels
+from workbench.model_commands import merge_adapter
 from workbench.study_commands import calibrate, plans, sweep
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ for command in (plans, sweep, calibrate):
     app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))
+app.command("merge")(readable_errors(merge_adapter))
 
 
 def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:

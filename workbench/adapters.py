@@ -249,7 +249,7 @@ def merge(adapter: Adapter) -> Sam3:
     """
     model, text = adapter.model, adapter.model.detector.text_encoder
     if isinstance(text.token_embed, ConceptVectors):
-        text.token_embed = text.token_embed.folded()
+        text.token_embed = text.token_embed.folded(adapter.phrases)
     if adapter.peft is not None:
         adapter.peft.merge_and_unload()  # type: ignore[operator]
     _forget(model)

@@ -6,6 +6,8 @@ exactly as it was. (Textual inversion, Gal et al. 2022, with the phrase's own to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -55,11 +57,14 @@ class ConceptVectors(nn.Module):
         return x + table[self.slots[row]].to(x.dtype)
 
     @torch.no_grad()
-    def folded(self) -> nn.Embedding:
+    def folded(self, phrases: Sequence[str]) -> nn.Embedding:
         """The embedding with the offsets added to its rows, for every phrase that uses those words.
 
+        Args:
+            phrases: the adapted phrases in the order of their ids, for the error.
+
         Raises:
-            ValueError: two adapted phrases learnt different vectors for a word they share.
+            ValueError: two adapted phrases learnt different vectors for a word they share; nothing is changed then.
         """
         words: dict[int, tuple[int, Tensor]] = {}
         for phrase, (ids, slots) in enumerate(zip(self.phrase_ids.tolist(), self.slots[:-1].tolist(), strict=True)):
@@ -69,10 +74,14 @@ class ConceptVectors(nn.Module):
                 offset = self.offsets[slot - 1]
                 other, known = words.setdefault(token, (phrase, offset))
                 if not torch.allclose(known, offset, atol=1e-6):
+                    shared = (
+                        f"the phrase {phrases[phrase]!r} uses a word twice"
+                        if other == phrase
+                        else f"the phrases {phrases[other]!r} and {phrases[phrase]!r} share a word"
+                    )
                     raise ValueError(
-                        f"the adapted phrases number {other + 1} and {phrase + 1} share a word but learnt different "
-                        "vectors for it, and merged weights have one vector per word; keep the adapter as it is, or "
-                        "adapt phrases without common words"
+                        f"{shared} but learnt different vectors for it, and merged weights have one vector per word; "
+                        "keep the adapter as it is, or adapt phrases without common words"
                     )
         for token, (_, offset) in words.items():
             self.embedding.weight[token] += offset.to(self.embedding.weight.dtype)

@@ -1,14 +1,22 @@
 """What an adaptation will cost, told before it starts: numbers trained, time and memory.
 
-Two trial steps on one and two pictures of the real set give the time and the memory of a picture; the rest is
-multiplication. Nothing in the model is changed by them.
+A few trial steps on one and two pictures of the real set tell what a question costs; the rest is multiplication.
+Nothing in the model is changed by them.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import math
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import psutil
@@ -16,12 +24,16 @@ import torch
 
 from sam3.detector.criterion import BatchSize
 from sam3.model import Sam3
-from workbench.adapters import Plan, add_adapter, remove_adapter
+from workbench.adapter_files import probe
+from workbench.adapters import Adapter, Plan, add_adapter, remove_adapter
+from workbench.augment import View
 from workbench.batches import ViewPool, ask, bytes_per_view
 from workbench.examples import Example, ExampleSet
-from workbench.finetune import FinetuneConfig, run_part
+from workbench.finetune import FinetuneConfig, run_part, to_training
 
 _GB = 1e9
+_LOOK_AT = 16  # pictures whose questions are counted
+_TRIAL_SECONDS = 1.0  # short trial steps are repeated for so long
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Cost:
         trainable: numbers that are trained.
         seconds_per_step: once features are kept.
         seconds: of the whole run, with the time to compute the features; measuring before and after comes on top.
-        peak_bytes: of memory: the process as it is, kept features, and what a step adds.
+        peak_bytes: of memory: the process as it is, kept features, and what a step or saving adds.
         cache_bytes: kept features, part of the peak.
         free_bytes: of memory at present, which the peak must not exceed.
     """
@@ -58,10 +70,54 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A trial step: how many questions it asked, its time, and the most memory in use during it."""
+
+    questions: int
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What was tried: steps with `one` and `two` pictures.
+
+    Attributes:
+        view_seconds: to make a view and, where features are kept, to encode it.
+        save_seconds: to write the last and the best adapter, with what they answer to their test picture.
+        view_bytes: of a view's pixels and masks.
+        mean_questions, most_questions: asked of a picture.
+        idle: memory in use between steps.
+    """
+
+    one: _Step
+    two: _Step
+    view_seconds: float
+    save_seconds: float
+    view_bytes: int
+    mean_questions: float
+    most_questions: int
+    idle: int
+
+    def seconds(self, num_images: int) -> float:
+        """Time of a step with so many pictures."""
+        return self._along(self.one.seconds, self.two.seconds, num_images * self.mean_questions)
+
+    def peak(self, num_images: int) -> float:
+        """The most memory in use during a step with so many pictures."""
+        return self._along(self.one.peak, self.two.peak, num_images * self.most_questions)
+
+    def _along(self, one: float, two: float, questions: float) -> float:
+        more = self.two.questions - self.one.questions
+        slope = max(two - one, 0.0) / more if more else one / self.one.questions
+        return one + slope * (questions - self.one.questions)
+
+
 def estimate(
     model: Sam3, plan: Plan, examples: ExampleSet, config: FinetuneConfig, replay: Sequence[Example] = ()
 ) -> Cost:
-    """The cost of `finetune` with these arguments, from two trial steps. The model is afterwards as it was.
+    """The cost of `finetune` with these arguments, from trial steps. The model is afterwards as it was.
 
     Raises:
         ValueError: no picture has a phrase whose answer is known.
@@ -69,11 +125,13 @@ def estimate(
     phrases = tuple(dict.fromkeys(c.phrase for _, c in examples.pairs() if c.status == "positive"))
     if not phrases:
         raise ValueError(f"{examples.name!r} shows no object at all; label at least one object of one phrase")
+    on_gpu, resident = model.device.type == "cuda", _memory(model)
+    room = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
     random_state, was_training = torch.get_rng_state(), model.training
     adapter = add_adapter(model, plan, phrases)
     try:
         pool = ViewPool(model, examples.examples, config, is_frozen=plan.freezes_image_encoder, replay=replay)
-        encoding, one, two = _trial(model, pool, config)
+        trial = _try(model, adapter, pool, config)
         trainable = adapter.num_trainable
     finally:
         remove_adapter(adapter)
@@ -81,21 +139,21 @@ def estimate(
         model.train(was_training)
     images = min(config.images, pool.num_learn) + (config.replay_images if replay else 0)
     at_once = min(config.images_at_once or images, images)
-    parts = -(-images // at_once)
-    per_step = parts * _extrapolated(one[0], two[0], at_once)
-    num_views = min(config.steps * images, pool.num_learn * pool.num_views + len(replay)) if pool.keeps_features else 0
-    cache = num_views * bytes_per_view(model)
-    on_gpu = model.device.type == "cuda"
-    resident = torch.cuda.memory_allocated(model.device) if on_gpu else psutil.Process().memory_info().rss
-    room = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
-    # Gradients, two moments of AdamW, and the copies of the best and the last state.
-    training = trainable * 4 * (3 + (0 if on_gpu else 2)) + int(_extrapolated(one[1], two[1], at_once))
+    num_views = _distinct_views(pool, config)
+    cache = int(num_views * bytes_per_view(model)) if pool.keeps_features else 0
+    kept = cache + (0 if on_gpu else int(num_views * trial.view_bytes))
+    per_step = -(-images // at_once) * trial.seconds(at_once)
+    # In a step the best state is there too; while saving, the last one, and what is written: both of them and the two
+    # moments of AdamW.
+    state = 0 if on_gpu else trainable * 4
     return Cost(
         plan=plan.name,
         trainable=trainable,
         seconds_per_step=per_step,
-        seconds=config.steps * per_step + num_views * encoding,
-        peak_bytes=resident + cache + training,
+        seconds=config.steps * per_step
+        + num_views * trial.view_seconds
+        + math.ceil(config.steps / config.checkpoint_every) * trial.save_seconds,
+        peak_bytes=kept + int(max(trial.peak(at_once) + state, trial.idle + 6 * state)),
         cache_bytes=cache,
         free_bytes=room + resident,
     )
@@ -117,44 +175,103 @@ def check(cost: Cost, config: FinetuneConfig) -> None:
     )
 
 
-def _trial(
-    model: Sam3, pool: ViewPool, config: FinetuneConfig
-) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """Seconds to encode a view, and seconds and bytes of a step with one and with two pictures."""
+def _distinct_views(pool: ViewPool, config: FinetuneConfig) -> float:
+    """How many different views the steps are going to draw."""
+
+    def drawn(number: int, per_step: int) -> float:
+        return number * (1 - (1 - min(per_step / number, 1.0)) ** config.steps) if number else 0.0
+
+    learnt = drawn(pool.num_learn * pool.num_views, min(config.images, pool.num_learn))
+    return learnt + drawn(len(pool.examples) - pool.num_learn, config.replay_images)
+
+
+def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) -> _Trial:
     start = time.perf_counter()
-    with torch.no_grad():
-        pool.features([(0, 0)])
-    encoding = time.perf_counter() - start
-    model.train()
-    model.image_encoder.train(not pool.keeps_features)
+    several = replace(config, images=min(pool.num_learn, _LOOK_AT), replay_images=0)
+    keys, asked = ask(pool, several, np.random.default_rng(0), 0)
+    view_seconds = (time.perf_counter() - start) / len(keys)
+    view_bytes = sum(_bytes_of(pool.view(*key)) for key in keys) // len(keys)
+    to_training(model, adapter)
+    # A rate of zero: everything is computed and kept as in a real step, and nothing moves.
+    optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=0.0)
+
+    def step(count: int) -> None:
+        chosen = [a for a in asked if a.view < count]
+        whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in chosen), len(chosen))
+        run_part(model, pool, config, keys, asked, range(count), whole)
+        optimiser.step()
+        optimiser.zero_grad()
+
     results = []
-    for count in (1, 2):
-        settings = replace(config, images=min(count, pool.num_learn), replay_images=0)
-        for _ in range(2):  # the first run warms up and keeps the features
-            results.append(_measured(model, pool, settings))
-    return encoding, results[1], results[3]
-
-
-def _measured(model: Sam3, pool: ViewPool, config: FinetuneConfig) -> tuple[float, float]:
-    keys, asked = ask(pool, config, np.random.default_rng(0), 0)
-    whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in asked), len(asked))
-    known = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
+    for count in (1, min(2, len(keys))):
+        start = time.perf_counter()
+        if pool.keeps_features:
+            pool.features(keys[count - 1 : count])
+        encoding = time.perf_counter() - start  # the second time, when nothing is new any more, is the one that counts
+        results.append(_try_step(model, partial(step, count), sum(a.view < count for a in asked)))
+    idle = _memory(model)
     start = time.perf_counter()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run_part(model, pool, config, keys, asked, range(len(keys)), whole)
-    seconds = time.perf_counter() - start
-    for parameter in model.parameters():
-        parameter.grad = None
-    return seconds, float(sum(kept.values()))
+    probe(model, adapter.phrases)  # what takes time in saving an adapter, of which there are two
+    save_seconds = 2 * (time.perf_counter() - start)
+    return _Trial(
+        one=results[0],
+        two=results[1],
+        view_seconds=view_seconds + encoding,
+        save_seconds=save_seconds,
+        view_bytes=view_bytes,
+        mean_questions=len(asked) / len(keys),
+        most_questions=max(Counter(a.view for a in asked).values()),
+        idle=idle,
+    )
 
 
-def _extrapolated(one: float, two: float, count: int) -> float:
-    return one + (two - one) * (count - 1)
+def _try_step(model: Sam3, step: Callable[[], None], questions: int) -> _Step:
+    """The step's memory the first time, and its mean time from then on."""
+    _release()
+    with _watched_memory(model) as peak:
+        step()
+    seconds: list[float] = []
+    while not seconds or (sum(seconds) < _TRIAL_SECONDS and len(seconds) < 3):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return _Step(questions, sum(seconds) / len(seconds), peak())
+
+
+@contextmanager
+def _watched_memory(model: Sam3) -> Iterator[Callable[[], int]]:
+    """Yields a function that says, afterwards, what was the most memory in use within the context."""
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        yield lambda: torch.cuda.max_memory_allocated(model.device)
+        return
+    process, is_over = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not is_over.wait(0.002):
+            seen[0] = max(seen[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: seen[0]
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def _memory(model: Sam3) -> int:
+    on_gpu = model.device.type == "cuda"
+    return torch.cuda.memory_allocated(model.device) if on_gpu else psutil.Process().memory_info().rss
+
+
+def _release() -> None:
+    """Gives freed memory back to the system where the C library keeps it (glibc), so that it is not counted."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
+
+
+def _bytes_of(view: View) -> int:
+    return int(view.pixels.nbytes + sum(concept.masks.nbytes for concept in view.concepts))

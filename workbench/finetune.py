@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sam3.detector.criterion import BatchSize, Losses, LossWeights, criterion
+from sam3.layers import Attention
 from sam3.model import Sam3
 from sam3.prompts import Prompt
 from workbench.adapters import Adapter
@@ -215,9 +216,7 @@ def _gradients(
     """
     rng = np.random.default_rng([config.seed, 1, step])
     torch.manual_seed(int(rng.integers(2**31)))  # dropout
-    model.train()
-    if adapter.plan.freezes_image_encoder:
-        model.image_encoder.eval()  # kept features must not carry the noise of one step
+    to_training(model, adapter)
     keys, asked = ask(pool, config, rng, step)
     whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in asked), len(asked))
     for parameter in adapter.parameters.values():
@@ -233,6 +232,17 @@ def _gradients(
         raise FloatingPointError("the loss or its gradient is not finite")
     num_present = sum(a.concept.is_present for a in asked)
     return {**values, "gradient": float(norm), "present": num_present, "absent": len(asked) - num_present}
+
+
+def to_training(model: Sam3, adapter: Adapter) -> None:
+    """Training mode, as far as it suits an adaptation."""
+    model.train()
+    if adapter.plan.freezes_image_encoder:
+        model.image_encoder.eval()  # kept features must not carry the noise of one step
+    for module in model.modules():
+        if isinstance(module, Attention):
+            # Dropping attention weights needs all of them in memory at once: at the released size gigabytes per phrase.
+            module.eval()
 
 
 def run_part(

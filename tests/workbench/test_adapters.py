@@ -153,14 +153,20 @@ def test_words_get_one_offset_per_token_and_are_folded_into_the_embedding():
     assert torch.allclose(change[0, 1], vectors.offsets[2], atol=1e-5)
     assert torch.allclose(change[1, 1:3], vectors.offsets[:2], atol=1e-5)
     assert not change[2].any() and not change[0, 2:].any() and not change[1, 3:].any() and not change[:, 0].any()
-    folded = vectors.folded().weight
+    folded = vectors.folded(["red circle", "disc"]).weight
     assert torch.allclose(folded[[3, 4, 5]], base[[3, 4, 5]] + vectors.offsets)
     assert torch.equal(folded[[0, 1, 2, 6, 7, 8, 9, 10, 11]], base[[0, 1, 2, 6, 7, 8, 9, 10, 11]])
     shared = ConceptVectors(embedding, torch.tensor([[10, 3, 11, 0], [10, 3, 4, 11]]))
     with torch.no_grad():
         shared.offsets[0] += 1
-    with pytest.raises(ValueError, match="numbers? 1 and 2 share a word"):
-        shared.folded()
+    with pytest.raises(ValueError, match="'coin' and 'coin stack' share a word"):
+        shared.folded(["coin", "coin stack"])
+    twice = ConceptVectors(embedding, torch.tensor([[10, 3, 3, 11]]))
+    with torch.no_grad():
+        twice.offsets[0] += 1
+    with pytest.raises(ValueError, match="'tom tom' uses a word twice"):
+        twice.folded(["tom tom"])
+    assert torch.equal(embedding.weight, folded)
 
 
 # ------------------------------------------------------------------------------------------------- saving and loading

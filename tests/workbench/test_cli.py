@@ -23,7 +23,7 @@ from workbench.examples import ExampleSet
 from workbench.formats import mask_of
 from workbench.guard import Retention
 
-COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export")
+COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export", "merge")
 
 
 def subprocess_environment() -> dict[str, str]:

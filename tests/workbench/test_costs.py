@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from sam3.checkpoint import load_sam3
 from workbench.adapters import PLANS, Plan, add_adapter
-from workbench.batches import bytes_per_view
+from workbench.batches import ViewPool, ask, bytes_per_view
 from workbench.costs import check, estimate
 from workbench.finetune import FinetuneConfig
 
@@ -39,10 +40,19 @@ def test_an_estimate_leaves_model_and_random_numbers_as_they_were(model, drawn):
 def test_an_estimate_counts_what_is_trained_and_kept(small_weights, drawn, name):
     cost = estimate(load_sam3(small_weights), Plan(name, rank=2), drawn, CONFIG)
     assert cost.trainable == add_adapter(load_sam3(small_weights), Plan(name, rank=2), PHRASES).num_trainable
-    views = 0 if name in ("lora", "full") else min(5 * 3, 6 * 4)
-    assert cost.cache_bytes == views * bytes_per_view(load_sam3(small_weights))
+    views = 0 if name in ("lora", "full") else 24 * (1 - (1 - 3 / 24) ** 5)  # 3 of 6 * 4 views, five times
+    assert cost.cache_bytes == int(views * bytes_per_view(load_sam3(small_weights)))
     assert cost.seconds_per_step > 0 and cost.seconds >= 5 * cost.seconds_per_step
     assert cost.fits and f"{name}: {cost.trainable:,} numbers" in str(cost)
+
+
+@pytest.mark.parametrize("steps", [4, 12, 60])
+def test_kept_features_are_those_the_steps_will_draw(model, drawn, steps):
+    config = replace(CONFIG, steps=steps)
+    told = estimate(model, Plan("decoder", rank=2), drawn, config).cache_bytes / bytes_per_view(model)
+    pool = ViewPool(model, drawn.examples, config, is_frozen=True)
+    keys = {key for step in range(steps) for key in ask(pool, config, np.random.default_rng([0, 1, step]), step)[0]}
+    assert told == pytest.approx(len(keys), abs=3)
 
 
 def test_more_pictures_at_once_need_more_memory(model, drawn):

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from sam3.checkpoint import load_sam3
+from sam3.layers import Attention
 from workbench.adapters import Plan, add_adapter, load_adapter
 from workbench.batches import ViewPool, ask, bytes_per_view, prompt_of, targets_of
 from workbench.examples import ExampleSet
@@ -373,3 +374,23 @@ def test_the_rate_warms_up_and_falls_to_a_fiftieth():
     assert factors[0] == pytest.approx(0.1) and max(factors) > 0.97 and factors[100] == pytest.approx(0.02)
     assert all(a < b for a, b in zip(factors[:9], factors[1:10], strict=True))
     assert all(a > b for a, b in zip(factors[10:-1], factors[11:], strict=True))
+
+
+def test_no_attention_weight_is_dropped_while_everything_else_trains(small_weights, drawn, tmp_path, monkeypatch):
+    """Dropping them would keep a matrix of all cells by all cells in memory for every layer and phrase."""
+    model = load_sam3(small_weights)
+    dropped, modes = [], set()
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.dropout = 0.5
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def note(*tensors, dropout_p=0.0, **more):
+        dropped.append(dropout_p)
+        modes.add((model.training, model.detector.fusion_encoder.layers[0].dropout.training))
+        return attend(*tensors, dropout_p=dropout_p, **more)
+
+    monkeypatch.setattr("sam3.layers.F.scaled_dot_product_attention", note)
+    adapter = add_adapter(model, Plan("lora", rank=2), ("disc", "bar"))
+    finetune(model, adapter, drawn, tmp_path, FinetuneConfig(steps=1, images=1, phrases=1, views=1), progress=False)
+    assert (True, True) in modes and dropped and not any(dropped)

@@ -1,0 +1,155 @@
+"""The released size on a laptop: time and memory of an adaptation of 848 million parameters, without a GPU.
+
+    python benchmarks/full_size.py --out benchmarks/results/full_size.json
+
+Neither time nor memory depends on what the weights are, so they are random and nothing is downloaded. Every plan runs
+in a process of its own, through the same `finetune` as any other adaptation. Its first steps meet every picture once
+and keep its features; the further ones show what a step costs from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+import typer
+
+from sam3.config import Sam3Config
+from sam3.files import write_text
+from sam3.model import Sam3
+from workbench.adapters import Plan, add_adapter
+from workbench.batches import bytes_per_view
+from workbench.domains.shifted import domain_set
+from workbench.finetune import FinetuneConfig, finetune
+
+PLANS = ["tokens", "decoder"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one plan took.
+
+    Attributes:
+        parameters: of the model.
+        trainable: numbers of the adapter.
+        view_mb: kept features of one view.
+        seconds_per_view: to compute them.
+        seconds_per_step: with kept features.
+        peak_gb: the most memory the process held.
+    """
+
+    plan: str
+    parameters: int
+    trainable: int
+    view_mb: float
+    seconds_per_view: float
+    seconds_per_step: float
+    peak_gb: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """The adaptation that is asked about, as a recipe would describe it."""
+
+    pictures: int
+    views: int
+    steps: int
+    images: int
+    phrases: int
+
+    def minutes(self, result: Result) -> float:
+        seconds = self.pictures * self.views * result.seconds_per_view + self.steps * result.seconds_per_step
+        return seconds / 60
+
+    def gb(self, result: Result, measured_views: int) -> float:
+        return result.peak_gb + (self.pictures * self.views - measured_views) * result.view_mb / 1000
+
+
+def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrases: int) -> Result:
+    """Adapts a model with random weights for one round through the pictures and `steps` more steps."""
+    torch.manual_seed(0)
+    model = Sam3(getattr(Sam3Config, size)()).eval()
+    examples = domain_set("roads", pictures, seed=0, size=model.config.image_encoder.image_size)
+    names = tuple(dict.fromkeys(c.phrase for _, c in examples.pairs() if c.status == "positive"))
+    adapter = add_adapter(model, Plan(plan), names)
+    num_first = -(-pictures // images)
+    config = FinetuneConfig(
+        steps=num_first + steps,
+        images=images,
+        images_at_once=1,
+        phrases=phrases,
+        views=1,
+        checkpoint_every=10_000,
+        cache_gb=max(4.0, pictures * 0.12),
+    )
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as out:
+        finetune(
+            model, adapter, examples, out, config, progress=False, on_step=lambda line: ends.append(line["seconds"])
+        )
+    took = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
+    per_step = mean(took[num_first:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Result(
+        plan=plan,
+        parameters=sum(p.numel() for p in model.parameters()) - adapter.num_trainable,
+        trainable=adapter.num_trainable,
+        view_mb=bytes_per_view(model) / 1e6,
+        seconds_per_view=max(sum(took[:num_first]) - num_first * per_step, 0.0) / pictures,
+        seconds_per_step=per_step,
+        peak_gb=peak / 1e9,
+    )
+
+
+def main(
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    size: Annotated[str, typer.Option(help="sam3, or tiny to try this program.")] = "sam3",
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures whose features are computed.")] = 10,
+    measured_steps: Annotated[int, typer.Option(min=1, help="Steps to time once all features are kept.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the adaptation asked about.")] = 60,
+    views: Annotated[int, typer.Option(min=1, help="Views of each of its ten pictures.")] = 2,
+    images: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 1,
+    phrases: Annotated[int, typer.Option(min=1, help="Phrases asked of a picture.")] = 2,
+    plan: Annotated[list[str], typer.Option(help="Plan to measure; can be repeated.")] = PLANS,
+) -> None:
+    """Measure plans (tokens and decoder unless told otherwise), and tell what a ten-picture adaptation takes."""
+    if size not in ("sam3", "tiny"):
+        raise typer.BadParameter(f"received {size!r}; expected sam3 or tiny", param_hint="--size")
+    images = min(images, pictures)
+    job = Job(10, views, steps, images, phrases)
+    threads, rows = torch.get_num_threads(), []
+    typer.echo(f"{size}, float32, {threads} threads, {pictures} pictures, {images} per step, {phrases} phrases each")
+    typer.echo(
+        f"{'plan':<10}{'trained':>11}{'MB/view':>9}{'s/view':>8}{'s/step':>8}{'GB':>7}"
+        f"   {job.pictures} pictures, {job.views} views, {job.steps} steps"
+    )
+    for name in plan:
+        load = os.getloadavg()[0]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            result = pool.submit(measure, name, size, pictures, measured_steps, images, phrases).result()
+        whole: dict[str, Any] = {"minutes": job.minutes(result), "gb": job.gb(result, pictures)}
+        rows.append({**asdict(result), "whole": whole, "load": load})
+        typer.echo(
+            f"{name:<10}{result.trainable:>11,}{result.view_mb:>9.1f}{result.seconds_per_view:>8.2f}"
+            f"{result.seconds_per_step:>8.2f}{result.peak_gb:>7.2f}   {whole['minutes']:.0f} min, {whole['gb']:.1f} GB"
+        )
+    if out is not None:
+        content = {"size": size, "threads": threads, "pictures": pictures, "job": asdict(job), "plans": rows}
+        write_text(out, json.dumps(content, indent=1))
+        typer.echo(f"Written to {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,54 @@
+"""The programs in benchmarks/: they explain themselves, and a very small run of each gives sensible numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = ("costs", "full_size")
+
+
+def run(repo_root: Path, program: str, *arguments: object) -> str:
+    known = {"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}
+    answer = subprocess.run(
+        [sys.executable, repo_root / "benchmarks" / f"{program}.py", *map(str, arguments)],
+        env=os.environ | known,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_names_every_option(program, repo_root):
+    text = run(repo_root, program, "--help")
+    assert "Usage" in text and "--out" in text and "--steps" in text
+    readme = (repo_root / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert f"python benchmarks/{program}.py" in readme
+
+
+def test_costs_sets_an_estimate_beside_a_run(repo_root, tmp_path):
+    text = run(repo_root, "costs", "--only", 1, "--steps", 2, "--out", tmp_path / "costs.json")
+    (case,) = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))["cases"]
+    assert case["case"] in text and case["steps"] == 2
+    assert 0.2 < case["found"]["gb"] < 3 and abs(case["off"]["gb"]) < 0.3
+    assert case["found"]["seconds"] > 0 and case["told"]["seconds"] > 0
+
+
+def test_full_size_measures_a_plan_with_the_tiny_model(repo_root, tmp_path):
+    arguments = ["--size", "tiny", "--pictures", 2, "--measured-steps", 2, "--plan", "tokens"]
+    text = run(repo_root, "full_size", *arguments, "--out", tmp_path / "full_size.json")
+    content = json.loads((tmp_path / "full_size.json").read_text(encoding="utf-8"))
+    (plan,) = content["plans"]
+    assert plan["plan"] == "tokens" and "tokens" in text
+    assert plan["view_mb"] == pytest.approx(2.064, abs=0.001) and 6e6 < plan["parameters"] < 7e6
+    assert 0.2 < plan["peak_gb"] < plan["whole"]["gb"] < 3
+    assert plan["seconds_per_step"] > 0 and plan["whole"]["minutes"] > 0
