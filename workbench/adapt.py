@@ -31,7 +31,6 @@ from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Example, ExampleSet
 from workbench.finetune import FinetuneResult, finetune
 from workbench.guard import Retention, measure_retention, replay_set, retention_set
-from workbench.memory import reuse_freed_memory
 from workbench.negatives import MinedNegatives, mine, with_negatives
 from workbench.processes import Processes
 from workbench.recipe import PictureSource, Recipe, RenderedPictures, load_recipe, settings
@@ -94,7 +93,6 @@ def run_recipe(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     out, processes = Path(out), Processes.found()
-    reuse_freed_memory()
     check_writable(out)
     job = _load(recipe, out, progress and processes.is_first, device)
     if processes.is_first:

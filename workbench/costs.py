@@ -6,8 +6,10 @@ Nothing in the model is changed by them.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -28,7 +30,6 @@ from workbench.augment import View
 from workbench.batches import ViewPool, ask, bytes_per_view
 from workbench.examples import Example, ExampleSet
 from workbench.finetune import FinetuneConfig, run_part, to_training
-from workbench.memory import release_freed_memory, reuse_freed_memory
 
 _GB = 1e9
 _LOOK_AT = 16  # pictures whose questions are counted
@@ -124,7 +125,6 @@ def estimate(
     phrases = tuple(dict.fromkeys(c.phrase for _, c in examples.pairs() if c.status == "positive"))
     if not phrases:
         raise ValueError(f"{examples.name!r} shows no object at all; label at least one object of one phrase")
-    reuse_freed_memory()
     on_gpu, resident = model.device.type == "cuda", _memory(model)
     room = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
     random_state, was_training = torch.get_rng_state(), model.training
@@ -267,9 +267,10 @@ def _memory(model: Sam3) -> int:
 
 
 def _release() -> None:
-    """Gives freed memory back, so that it is not counted."""
+    """Gives freed memory back to the system where the C library keeps it (glibc), so that it is not counted."""
     gc.collect()
-    release_freed_memory()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def _bytes_of(view: View) -> int:

@@ -28,7 +28,6 @@ from workbench.augment import AugmentConfig
 from workbench.batches import Asked, Key, ViewPool, ask, targets_of
 from workbench.evaluate import evaluate, metrics_of
 from workbench.examples import Example, ExampleSet
-from workbench.memory import reuse_freed_memory
 from workbench.processes import Processes
 from workbench.run_state import RunState
 
@@ -153,7 +152,6 @@ def finetune(
         KeyboardInterrupt: the steps done are kept.
     """
     config = config or FinetuneConfig()
-    reuse_freed_memory()
     if not any(concept.status == "positive" for _, concept in examples.pairs()):
         raise ValueError(
             f"{examples.name!r} shows no object at all; label at least one object of one phrase before training"

@@ -24,7 +24,6 @@ from workbench.domains import shapes
 from workbench.domains.shapes import Phrase
 from workbench.evaluate import PairRecord, evaluate, metrics_of
 from workbench.examples import Concept, Example, ExampleSet
-from workbench.memory import reuse_freed_memory
 from workbench.pretrain.run import PretrainConfig, Run
 
 HELD_OUT_SEED = 990_001
@@ -57,7 +56,6 @@ def pretrain(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    reuse_freed_memory()
     initial = None if start is None else load_sam3(start)
     config = config or PretrainConfig()
     model_config = model_config or (Sam3Config.tiny() if initial is None else initial.config)
