@@ -16,6 +16,8 @@ from torch import Tensor
 Layout = Literal["native", "transformers"]
 Shape = tuple[int, ...]
 
+# transformers stores the frequencies of the prompt encoder a second time.
+REPEATED_KEY = "tracker_model.shared_image_embedding.positional_embedding"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
