@@ -75,7 +75,7 @@ class TrackerConfig:
     """The tracker: interactive segmentation and memory of earlier frames. Its width is the detector's.
 
     Attributes:
-        memory_width: channels of a stored memory map; divides the width, since an object pointer is cut into pieces of it.
+        memory_width: channels of a stored memory map; divides the width, since object pointers are cut into such pieces.
         num_memory_frames: a conditioning frame and the most recent others.
     """
 
@@ -105,7 +105,9 @@ class Sam3Config:
 
     def __post_init__(self) -> None:
         if self.tracker is not None and not self.image_encoder.has_tracker_pyramid:
-            raise ValueError("a tracker needs its own feature pyramid; set has_tracker_pyramid=True in the image encoder")
+            raise ValueError(
+                "a tracker needs its own feature pyramid; set has_tracker_pyramid=True in the image encoder"
+            )
 
     @staticmethod
     def sam3() -> Sam3Config:
@@ -174,7 +176,9 @@ class Sam3Config:
                 detector[part] = TransformerConfig(**detector[part])
             tracker = None
             if data.get("tracker") is not None:  # files from before there was one have no such key
-                parts = {name: TransformerConfig(**data["tracker"][name]) for name in ("memory_attention", "mask_decoder")}
+                parts = {
+                    name: TransformerConfig(**data["tracker"][name]) for name in ("memory_attention", "mask_decoder")
+                }
                 tracker = TrackerConfig(**{**data["tracker"], **parts})
             return cls(
                 ImageEncoderConfig(**image),

@@ -107,7 +107,9 @@ def tracker_from_transformers(data: Mapping[str, Any], image: ImageEncoderConfig
             theirs["memory_attention_num_attention_heads"],
             theirs["memory_attention_feed_forward_hidden_size"],
         ),
-        mask_decoder=TransformerConfig(decoder["num_hidden_layers"], decoder["num_attention_heads"], decoder["mlp_dim"]),
+        mask_decoder=TransformerConfig(
+            decoder["num_hidden_layers"], decoder["num_attention_heads"], decoder["mlp_dim"]
+        ),
         num_fuser_layers=theirs["memory_fuser_num_layers"],
         dropout=theirs["memory_attention_dropout"],
     )

@@ -60,9 +60,10 @@ class Source:
 class _Section:
     """Rows "ours | native | transformers" below three common prefixes.
 
-    "*" is a number all three share, the first one in our name, and "+" is that number plus one. The last part (".weight",
-    ".bias") is the same everywhere and left out. An attention names, after its module, the fused q, k, v tensor and the
-    output layer, or the output layer alone where the three are separate. "-" means that transformers has no such tensor.
+    "*" is the first number in our name, which all three share, and "+" is that number plus one. The last part
+    (".weight", ".bias") is the same everywhere and left out. An attention names, after its module, the fused q, k, v
+    tensor and the output layer, or the output layer alone where the three are separate. "-" means that transformers has
+    no such tensor.
     """
 
     ours: str

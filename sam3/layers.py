@@ -61,7 +61,7 @@ class Attention(nn.Module):
         Args:
             query: (B, L, C). key, value: (B, S, C).
             mask: boolean, True = may be looked at, or float added to the logits; broadcastable to (B, heads, L, S).
-            rotary: cosines and sines of `rotary_table`, for attention between grids of one size; the keys may be several.
+            rotary: cosines and sines of `rotary_table`, between grids of one size; the keys may be several of them.
             num_unplaced_keys: keys at the end that lie on no grid and are not rotated.
 
         Returns:
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 def _rotate_grids(keys: Tensor, rotary: tuple[Tensor, Tensor], num_unplaced: int) -> Tensor:
-    """Rotates each of the grids that `keys` (B, heads, S, c) consist of; the last `num_unplaced` keys stay as they are."""
+    """Rotates each grid in `keys` (B, heads, S, c); the last `num_unplaced` keys stay as they are."""
     placed = keys[:, :, : keys.shape[2] - num_unplaced].unflatten(2, (-1, len(rotary[0])))
     rotated = rotate(placed, *rotary).flatten(2, 3)
     return torch.cat([rotated, keys[:, :, -num_unplaced:]], dim=2) if num_unplaced else rotated

@@ -180,6 +180,8 @@ def open_transformers(folder: Path) -> WeightFile:
             f"{folder} has neither model.safetensors nor model.safetensors.index.json; other formats can carry code "
             "and are not read: download or save the model as safetensors"
         )
+    # A video model saved by transformers 5 has the tracker's prefix twice.
+    everything = {name.replace("tracker_model.tracker_model.", "tracker_model."): t for name, t in everything.items()}
     is_video = any(name.startswith("detector_model.") for name in everything)
     has_pyramid = any(name.startswith("tracker_neck.") for name in everything)
     has_tracker = has_pyramid and any(name.startswith("tracker_model.") for name in everything)

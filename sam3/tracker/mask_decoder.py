@@ -1,7 +1,7 @@
 """The mask decoder: a two-way transformer between an object's tokens and the picture, then masks and scores.
 
-In: the coarsest map as the tracker sees it, two finer maps, and the encoded prompt. Out: `MaskCandidates`, four masks of
-each object: one for unambiguous prompts and three for ambiguous ones. Paper: "mask decoder" of the tracker, which is
+In: the coarsest map as the tracker sees it, two finer maps, and the encoded prompt. Out: `MaskCandidates`, four masks
+of each object: one for unambiguous prompts and three for ambiguous ones. Paper: "mask decoder" of the tracker, which is
 that of SAM 2.
 """
 

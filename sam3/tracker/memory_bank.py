@@ -1,7 +1,7 @@
 """What is remembered of earlier frames, and which of it is looked at in a new frame.
 
 A `MemoryBank` holds one `MemoryEntry` per frame for K objects that are tracked together; `recall` chooses from it.
-Conditioning frames are those where a person or the detector said what the object is. Paper: "memory bank" of the tracker.
+Conditioning frames are those where a person or the detector said what the object is. Paper: the tracker's memory bank.
 """
 
 from __future__ import annotations
@@ -163,11 +163,13 @@ def _closest(conditioning: Sequence[int], frame: int) -> tuple[list[int], list[i
 def _good_frames(
     frame: int, qualities: Mapping[int, float], num_frames: int | None, step: int, limit: int
 ) -> list[int]:
-    """The nearest frames of sufficient quality, newest first, and the neighbour. As published, frame 0 is none of them."""
+    """The nearest frames of sufficient quality, newest first, and the neighbour. As published, frame 0 is left out."""
     neighbour = frame - step
     if neighbour < 0 or (num_frames is not None and step < 0 and neighbour >= num_frames):
         return []
-    past = sorted((t for t in qualities if step * (frame - t) > 0 and (step < 0 or t > 0)), key=lambda t: abs(frame - t))
+    past = sorted(
+        (t for t in qualities if step * (frame - t) > 0 and (step < 0 or t > 0)), key=lambda t: abs(frame - t)
+    )
     good = [t for t in past if qualities[t] > MIN_QUALITY][:limit]
     return good if neighbour in good else [neighbour, *good]
 

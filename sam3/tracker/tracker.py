@@ -146,10 +146,7 @@ class Tracker(nn.Module):
         """
         if memory is None and hints is None:
             raise ValueError("received neither memory nor hints; pass what MemoryBank.recall returns, or Hints")
-        if memory is None:
-            image = self.without_memory(features)
-        else:
-            image = self.remember(features, memory)
+        image = self.without_memory(features) if memory is None else self.remember(features, memory)
         given = Hints.none(len(image), image.device) if hints is None else hints
         output = self._chosen(self.decode(image, features, given, is_ambiguous=given.labels.shape[1] <= 1))
         if not with_memory:
@@ -191,9 +188,7 @@ class Tracker(nn.Module):
         """Masks of K objects in a single picture, without memory of any: three each if `is_ambiguous`, else one."""
         return self.decode(self.without_memory(features), features, hints, is_ambiguous=is_ambiguous)
 
-    def decode(
-        self, image: Tensor, features: FrameFeatures, hints: Hints, *, is_ambiguous: bool
-    ) -> MaskCandidates:
+    def decode(self, image: Tensor, features: FrameFeatures, hints: Hints, *, is_ambiguous: bool) -> MaskCandidates:
         """Masks of K objects in a map (K or 1, C, h, w) that is the frame's coarsest, with or without memory."""
         side = features.grid[0] * self.patch_size
         tokens, rough = self.prompt_encoder(hints, features.grid, side)

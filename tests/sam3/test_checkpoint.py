@@ -22,7 +22,6 @@ from sam3.config import Sam3Config, TrackerConfig, TransformerConfig
 from sam3.foreign_configs import config_from_transformers
 from sam3.model import Sam3
 
-
 SMALL_TRACKER = TrackerConfig(
     memory_width=8,
     num_memory_frames=5,
@@ -106,14 +105,14 @@ def test_fused_tensors_keep_their_order(model: Sam3, native: dict[str, Tensor]) 
 
 
 def test_a_tracker_that_is_cut_off_is_refused(small: Sam3Config, tmp_path: Path) -> None:
-    config = replace(
-        small, image_encoder=replace(small.image_encoder, has_tracker_pyramid=True), tracker=SMALL_TRACKER
-    )
+    config = replace(small, image_encoder=replace(small.image_encoder, has_tracker_pyramid=True), tracker=SMALL_TRACKER)
     save(Sam3(config), tmp_path / "a.pt", layout="native")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     del content["model"]["tracker.no_obj_ptr"], content["model"]["tracker.obj_ptr_proj.layers.1.bias"]
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"2 missing:\n  tracker.no_obj_ptr\n  tracker.obj_ptr_proj.layers.1.bias"):
+    with pytest.raises(
+        CheckpointError, match=r"2 missing:\n  tracker.no_obj_ptr\n  tracker.obj_ptr_proj.layers.1.bias"
+    ):
         load_sam3(tmp_path / "a.pt")
 
 
@@ -343,5 +342,5 @@ def test_hub_download(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPa
 def test_public_names() -> None:
     assert sam3.load_sam3 is load_sam3 and sam3.Sam3Config is Sam3Config
     assert all(getattr(sam3, name).__name__ == name for name in sam3.__all__)
-    with pytest.raises(AttributeError, match="public names are ImagePredictor"):
+    with pytest.raises(AttributeError, match="public names are Click, ImagePredictor"):
         _ = sam3.load_sam2

@@ -135,7 +135,11 @@ class Record:
     def check(self, key: str, received: Tensor, tolerance: float) -> None:
         expected = torch.from_numpy(self.arrays[key]).float()
         torch.testing.assert_close(
-            received.detach().float().reshape(expected.shape), expected, rtol=0, atol=tolerance, msg=lambda m: f"{key}: {m}"
+            received.detach().float().reshape(expected.shape),
+            expected,
+            rtol=0,
+            atol=tolerance,
+            msg=lambda m: f"{key}: {m}",
         )
 
 

@@ -1,7 +1,7 @@
 """The tracker at full size against recordings of the original one: single prompts, modules, and two sequences.
 
-Tolerances are those of the recordings: 1e-5 where nothing but rounding differs, more for mask logits, whose deviation is
-about 5, and for sequences, where the memory's bfloat16 turns rounding into steps.
+Tolerances are those of the recordings: 1e-5 where nothing but rounding differs, more for mask logits, whose deviation
+is about 5, and for sequences, where the memory's bfloat16 turns rounding into steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def without_gradients() -> Any:
         yield
 
 
-def test_weights_and_features_are_those_of_the_recordings(golden_weights: dict[str, Tensor], golden_frame: Frames) -> None:
+def test_weights_and_features_are_those_of_the_recordings(
+    golden_weights: dict[str, Tensor], golden_frame: Frames
+) -> None:
     """Checks the random numbers first: everything below hangs on them."""
     assert sum(float(value.double().sum()) for value in golden_weights.values()) == pytest.approx(6802.0457, abs=1e-2)
     assert float(golden_weights["tracker.maskmem_tpos_enc"].double().sum()) == pytest.approx(8.6291929, abs=1e-5)
@@ -48,7 +50,7 @@ def hints_of(case: dict[str, Any], mask: Tensor | None) -> Hints:
         points, labels = [points], [labels]
     if "box" in case:
         corners = [case["box"][:2], case["box"][2:]]
-        points, labels = [corners + p for p in points], [[2, 3] + l for l in labels]
+        points, labels = [corners + p for p in points], [[2, 3] + kinds for kinds in labels]
     xy = torch.tensor(points, dtype=torch.float32).reshape(len(labels), -1, 2)
     return Hints(xy / SIDE, torch.tensor(labels, dtype=torch.long), mask)
 
@@ -59,7 +61,11 @@ IMAGE_CASES += ["p7_click_cutframe", "p7b_negclick_absent", "p13_box_unstable", 
 
 @pytest.mark.parametrize("name", IMAGE_CASES)
 def test_prompts_in_one_picture(
-    name: str, golden_tracker: Tracker, golden_frame: Frames, record: Callable[[str], Any], ellipse: Callable[..., Tensor]
+    name: str,
+    golden_tracker: Tracker,
+    golden_frame: Frames,
+    record: Callable[[str], Any],
+    ellipse: Callable[..., Tensor],
 ) -> None:
     golden = record("a_image_prompts")
     case = golden.facts["prompts"][name]["input"]
@@ -110,7 +116,11 @@ def test_two_objects_at_once(golden_tracker: Tracker, golden_frame: Frames, reco
 
 @pytest.mark.parametrize("name", ["p10_mask_as_output", "p11_empty_mask_as_output"])
 def test_masks_taken_for_the_truth(
-    name: str, golden_tracker: Tracker, golden_frame: Frames, record: Callable[[str], Any], ellipse: Callable[..., Tensor]
+    name: str,
+    golden_tracker: Tracker,
+    golden_frame: Frames,
+    record: Callable[[str], Any],
+    ellipse: Callable[..., Tensor],
 ) -> None:
     golden = record("a_image_prompts")
     mask = ellipse(1152, 360, 400, 180, 120, 0.3) > 0 if name.startswith("p10") else torch.zeros(1152, 1152)
@@ -142,7 +152,10 @@ def test_position_codes(golden_tracker: Tracker, record: Callable[[str], Any]) -
 
 def test_codes_of_pointers(golden_tracker: Tracker, record: Callable[[str], Any]) -> None:
     rows = record("pointer_rows")
-    steps = {"c_pass1__f09": record("c_pass1").facts["steps"][-1], "d_concept__f11": record("d_concept").facts["frames"][-1]}
+    steps = {
+        "c_pass1__f09": record("c_pass1").facts["steps"][-1],
+        "d_concept__f11": record("d_concept").facts["frames"][-1],
+    }
     for key, step in steps.items():
         assert step["frame"] == int(key[-2:])
         attended = step["attended"]
@@ -152,13 +165,19 @@ def test_codes_of_pointers(golden_tracker: Tracker, record: Callable[[str], Any]
 
 @pytest.mark.parametrize("kind", ["hard1152", "soft1152"])
 def test_memory_encoder(
-    kind: str, golden_tracker: Tracker, golden_frame: Frames, record: Callable[[str], Any], ellipse: Callable[..., Tensor]
+    kind: str,
+    golden_tracker: Tracker,
+    golden_frame: Frames,
+    record: Callable[[str], Any],
+    ellipse: Callable[..., Tensor],
 ) -> None:
     golden = record("b_modules")
     logits = torch.stack([ellipse(1152, *values) for values in golden.facts["info"]["memenc_ellipses_1152"]])
     seen: list[Tensor] = []
     encoder = golden_tracker.memory_encoder
-    handles = [part.register_forward_hook(lambda *call: seen.append(call[2])) for part in (encoder.mask_project, encoder)]
+    handles = [
+        part.register_forward_hook(lambda *call: seen.append(call[2])) for part in (encoder.mask_project, encoder)
+    ]
     is_present = torch.tensor([True, True])
     rounded = golden_tracker.encode_memory(golden_frame(0), logits, is_present, is_binary=kind == "hard1152")
     for handle in handles:
