@@ -75,7 +75,7 @@ class TrackerConfig:
     """The tracker: interactive segmentation and memory of earlier frames. Its width is the detector's.
 
     Attributes:
-        memory_width: channels of a stored memory map; divides the width, since object pointers are cut into such pieces.
+        memory_width: channels of a stored memory map; divides the width, since object pointers are cut into such parts.
         num_memory_frames: a conditioning frame and the most recent others.
     """
 

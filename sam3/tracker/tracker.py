@@ -242,7 +242,8 @@ class Tracker(nn.Module):
         Args:
             features: of the frame. output: what it shows.
             is_conditioning: somebody said in this frame what the objects are.
-            is_binary: store where the masks are rather than how sure they are; usual for hinted masks.
+            is_binary: store where the masks are rather than how sure they are; usual for hinted masks. In training it
+                has no effect, since a threshold has no gradient.
             mask_logits: (K, H, W) in place of the output's, at the size where they are to be thresholded or squashed;
                 by default the output's, enlarged to the model's input.
             is_present: (K,) bool in place of a positive object score.
@@ -259,7 +260,8 @@ class Tracker(nn.Module):
     ) -> Tensor:
         """Memory maps (K, M, h, w) of mask logits (K, H, W); see `memorise`. In evaluation they are bfloat16."""
         dtype = features.coarse.dtype
-        inside = (mask_logits > 0).float() if is_binary else mask_logits.float().sigmoid()
+        is_hard = is_binary and not self.training
+        inside = (mask_logits > 0).float() if is_hard else mask_logits.float().sigmoid()
         masks = (2 * inside - 1)[:, None] * MEMORY_CONTRAST
         masks = _resize(masks, _scaled(features.grid, MEMORY_MASK_STRIDE))
         maps = self.memory_encoder(features.coarse, masks.to(dtype))
