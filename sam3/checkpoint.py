@@ -141,7 +141,8 @@ def save(
         model: with its adapters, if any, merged.
         path: a `.safetensors` file (workbench); a `.pt` file (native: names and form of the released file); or a folder
             (transformers: for `Sam3VideoModel.from_pretrained`, or `Sam3Model` when the model has no tracker; it has
-            no place for the weights of point exemplars, and always has four pyramid levels).
+            no place for the weights of point exemplars, always has four pyramid levels, and its video model can be
+            built with a memory width of 64 only).
         layout: whose names and form to write.
         dtype: of the file; the model's own when left out.
         metadata: free text to keep with the weights.

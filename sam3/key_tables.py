@@ -345,13 +345,12 @@ _PARAMETERS: dict[str, dict[Layout, Source]] = {
         "native": Source("backbone.language_backbone.encoder.text_projection"),
         "transformers": Source("text_encoder.text_projection.weight", change="transpose"),
     },
-} | {
-    f"tracker.prompt_encoder.label_embeds.{label}.weight": {
-        "native": Source(f"tracker.sam_prompt_encoder.point_embeddings.{label}.weight"),
-        "transformers": Source("tracker_model.prompt_encoder.point_embed.weight", part=label, num_parts=4),
-    }
-    for label in range(4)
 }
+for _label in range(4):
+    _PARAMETERS[f"tracker.prompt_encoder.label_embeds.{_label}.weight"] = {
+        "native": Source(f"tracker.sam_prompt_encoder.point_embeddings.{_label}.weight"),
+        "transformers": Source("tracker_model.prompt_encoder.point_embed.weight", part=_label, num_parts=4),
+    }
 
 
 @cache

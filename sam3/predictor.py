@@ -56,7 +56,7 @@ class Prediction:
         """The same with another mask (H, W) for one of the instances, and the box around it."""
         masks, boxes = self.masks.copy(), self.boxes_xyxy_px.copy()
         masks[index] = mask
-        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         boxes[index] = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else 0
         return replace(self, masks=masks, boxes_xyxy_px=boxes)
 

@@ -139,7 +139,7 @@ class ObjectPrompt:
             raise ValueError(f"received {wrong[0]!r} among the clicks; expected Click(x_px, y_px)")
         object.__setattr__(self, "clicks", clicks)
         if self.box_xyxy_px is not None:
-            box = _coordinates([self.box_xyxy_px], 4, "box_xyxy_px")  # type: ignore[list-item]
+            box = _coordinates(np.reshape(self.box_xyxy_px, (1, -1)), 4, "box_xyxy_px")
             if not len(box) or (box[0, 2:] <= box[0, :2]).any():
                 raise ValueError(f"the box {box.tolist()} has no area; expected x0 < x1 and y0 < y1 in pixels (xyxy)")
             object.__setattr__(self, "box_xyxy_px", box[0])

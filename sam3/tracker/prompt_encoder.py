@@ -34,6 +34,15 @@ class Hints:
     labels: Tensor
     mask_logits: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        points, labels = tuple(self.points_xy.shape), tuple(self.labels.shape)
+        rough = None if self.mask_logits is None else tuple(self.mask_logits.shape)
+        if len(labels) != 2 or points != (*labels, 2) or (rough is not None and rough[:2] != (labels[0], 1)):
+            raise ValueError(
+                f"received points {points}, labels {labels} and mask logits {rough}; expected (K, N, 2), (K, N) and, if "
+                "there are masks, (K, 1, H, W)"
+            )
+
     @classmethod
     def none(cls, count: int, device: torch.device, mask_logits: Tensor | None = None) -> Hints:
         """No point for any of the objects, said with one padding point each, as in tracking."""
@@ -91,7 +100,8 @@ class PromptEncoder(nn.Module):
         return self._tokens(hints, side), self.mask_layers(mask.to(dtype))
 
     def _tokens(self, hints: Hints, side: int) -> Tensor:
-        embeds = torch.cat([self.padding_embed.weight, *(e.weight for e in self.label_embeds)])  # type: ignore[misc]
+        labelled = [embed.get_parameter("weight") for embed in self.label_embeds]
+        embeds = torch.cat([self.padding_embed.weight, *labelled])
         if not hints.labels.shape[1]:
             return embeds.new_zeros(len(hints), 0, embeds.shape[1])
         labels = F.pad(hints.labels, (0, 1), value=PADDING)

@@ -142,10 +142,15 @@ class Tracker(nn.Module):
             with_memory: also encode what to store of this frame: as a conditioning frame when there are hints.
 
         Raises:
-            ValueError: neither memory nor hints.
+            ValueError: neither memory nor hints, or of different numbers of objects.
         """
         if memory is None and hints is None:
             raise ValueError("received neither memory nor hints; pass what MemoryBank.recall returns, or Hints")
+        if memory is not None and hints is not None and len(memory.maps[0]) != len(hints):
+            raise ValueError(
+                f"received memory of {len(memory.maps[0])} objects and hints of {len(hints)}; both must be of the same "
+                "objects, in the same order"
+            )
         image = self.without_memory(features) if memory is None else self.remember(features, memory)
         given = Hints.none(len(image), image.device) if hints is None else hints
         output = self._chosen(self.decode(image, features, given, is_ambiguous=given.labels.shape[1] <= 1))

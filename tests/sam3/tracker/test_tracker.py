@@ -149,5 +149,15 @@ def test_lower_precision(tracker: Tracker) -> None:
 def test_refusals(tracker: Tracker) -> None:
     with pytest.raises(ValueError, match="received neither memory nor hints; pass what MemoryBank.recall returns"):
         tracker.step(tracker.prepare(pyramid(4)))
+    bank, features = MemoryBank(), tracker.prepare(pyramid(4))
+    bank.store(0, tracker.step(features, hints=clicks((0.2, 0.3), (0.7, 0.8))).memory)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="memory of 2 objects and hints of 1; both must be of the same objects"):
+        tracker.step(features, memory=bank.recall(1), hints=clicks((0.1, 0.1)))
+    with pytest.raises(
+        ValueError, match=r"points \(1, 2\), labels \(1, 1\) and mask logits None; expected \(K, N, 2\)"
+    ):
+        Hints(torch.zeros(1, 2), torch.zeros(1, 1))
+    with pytest.raises(ValueError, match=r"mask logits \(2, 1, 8, 8\)"):
+        Hints(torch.zeros(1, 1, 2), torch.zeros(1, 1), torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match="memory_width 12 does not divide the width 32"):
         Tracker(replace(CONFIG, memory_width=12), WIDTH, 14)
