@@ -39,8 +39,8 @@ class Hints:
         rough = None if self.mask_logits is None else tuple(self.mask_logits.shape)
         if len(labels) != 2 or points != (*labels, 2) or (rough is not None and rough[:2] != (labels[0], 1)):
             raise ValueError(
-                f"received points {points}, labels {labels} and mask logits {rough}; expected (K, N, 2), (K, N) and, if "
-                "there are masks, (K, 1, H, W)"
+                f"received points {points}, labels {labels} and mask logits {rough}; expected (K, N, 2), (K, N) and, "
+                "where there are masks, (K, 1, H, W)"
             )
 
     @classmethod
