@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam3.masks import fill_holes
 from sam3.prompts import ObjectPrompt
 from sam3.tracker.mask_decoder import MaskCandidates
 from sam3.tracker.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Hints
@@ -23,6 +24,7 @@ from sam3.tracker.tracker import FrameFeatures, Tracker
 
 MASK_CONTRAST = 10.0  # logits that a mask is told with
 LOGIT_LIMIT = 32.0  # of logits that are given back to be used again
+MAX_HOLE_SHARE = 256 / 288**2  # of the grid of mask logits; smaller holes are filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +32,9 @@ class Segmentation:
     """Masks of one object, best first: three when the prompt could mean several things, else one.
 
     Attributes:
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool, small holes filled.
         iou_scores: (N,) float32 in 0..1, how well each mask is expected to fit.
-        mask_logits: (N, h, w) float32 in -32..32, to be given to an `ObjectPrompt` with the next click.
+        mask_logits: (N, h, w) float32 in -32..32, holes as they are; for the next `ObjectPrompt`.
         object_score: probability that there is an object at all.
     """
 
@@ -136,7 +138,9 @@ def _mask_logits(prompt: ObjectPrompt, features: FrameFeatures) -> Tensor | None
 def _segmentation(candidates: MaskCandidates, row: int, size: tuple[int, int]) -> Segmentation:
     order = candidates.iou_scores[row].argsort(descending=True, stable=True)
     logits = candidates.mask_logits[row, order]
-    full = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    max_hole = round(MAX_HOLE_SHARE * logits.shape[-2] * logits.shape[-1])
+    filled = fill_holes(logits, max_hole, MASK_CONTRAST)
+    full = F.interpolate(filled[None], size=size, mode="bilinear", align_corners=False)[0]
     return Segmentation(
         masks=(full > 0).cpu().numpy(),
         iou_scores=candidates.iou_scores[row, order].cpu().numpy(),
