@@ -123,7 +123,7 @@ def test_masks_taken_for_the_truth(
     ellipse: Callable[..., Tensor],
 ) -> None:
     golden = record("a_image_prompts")
-    mask = ellipse(1152, 360, 400, 180, 120, 0.3) > 0 if name.startswith("p10") else torch.zeros(1152, 1152)
+    mask = ellipse(1152, 400, 420, 180, 120, 0.3) > 0 if name.startswith("p10") else torch.zeros(1152, 1152)
     assert int(mask.sum()) == golden.facts["prompts"][name]["area"]
     output = golden_tracker.adopt(golden_frame(0), mask[None], with_memory=False)
     rough = golden_tracker.mask_downsample(mask[None, None].float())
@@ -134,7 +134,7 @@ def test_masks_taken_for_the_truth(
     golden.check(f"{name}__head_score", output.candidates.object_score_logits, 2e-4)
     assert output.mask_logits.shape == (1, 288, 288)
     covered = float((output.mask_logits > 0).float().mean())
-    assert covered == pytest.approx(float(mask.float().mean()), abs=1e-4)
+    assert covered == pytest.approx(float(mask.float().mean()), abs=5e-4)  # a cell is 16 pixels
 
 
 def test_position_codes(golden_tracker: Tracker, record: Callable[[str], Any]) -> None:
