@@ -17,12 +17,15 @@ Box of the paper's Fig. 2 and where it is written:
     mask head                     detector/mask_head.py
     scores, outputs               detector/detector.py
     training loss                 detector/matcher.py, detector/criterion.py
-    pictures in, masks out        prompts.py, predictor.py
+    tracker, one step per frame   tracker/tracker.py
+    prompt encoder, mask decoder  tracker/prompt_encoder.py, tracker/mask_decoder.py
+    memory and its bank           tracker/memory.py, tracker/memory_bank.py
+    pictures in, masks out        prompts.py, predictor.py, interactive.py
     weights in and out            checkpoint.py
 
 Letters in shapes: B pictures, T phrases, P (picture, prompt) pairs, Q queries, N and M items of one prompt or picture
-(boxes, points, objects, masks), S prompt tokens, L and D tokens or things in general, C channels, H x W pixels,
-h x w cells of the patch grid.
+(boxes, points, objects, masks), K objects that are tracked, S prompt or memory tokens, L and D tokens or things in
+general, C channels (M those of a memory map), H x W pixels, h x w cells of the patch grid.
 """
 
 from __future__ import annotations
@@ -33,17 +36,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sam3.checkpoint import load_sam3
     from sam3.config import Sam3Config
+    from sam3.interactive import Segmentation
     from sam3.predictor import ImagePredictor, Prediction
-    from sam3.prompts import Prompt
+    from sam3.prompts import Click, ObjectPrompt, Prompt
 
-__all__ = ["ImagePredictor", "Prediction", "Prompt", "Sam3Config", "load_sam3"]
+__all__ = [
+    "Click",
+    "ImagePredictor",
+    "ObjectPrompt",
+    "Prediction",
+    "Prompt",
+    "Sam3Config",
+    "Segmentation",
+    "load_sam3",
+]
 
 # Imported on first use: a command that only prints its help need not wait for torch.
 _MODULES = {
+    "Click": "sam3.prompts",
     "ImagePredictor": "sam3.predictor",
+    "ObjectPrompt": "sam3.prompts",
     "Prediction": "sam3.predictor",
     "Prompt": "sam3.prompts",
     "Sam3Config": "sam3.config",
+    "Segmentation": "sam3.interactive",
     "load_sam3": "sam3.checkpoint",
 }
 

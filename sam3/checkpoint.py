@@ -30,6 +30,8 @@ from sam3.weight_files import FORMAT, CheckpointError, WeightFile, open_weights
 
 log = logging.getLogger(__name__)
 
+_NO_TRACKER = "the file has no tracker that this model can use: no clicks, no videos"
+
 Layout = Literal["workbench", "native", "transformers"]
 
 
@@ -41,7 +43,7 @@ class LoadReport:
         source: path or name the weights came from.
         layout: whose names they had.
         num_tensors: tensors of the model that were read.
-        left_out: names in the file that the image model has no use for: the tracker's, tables that are computed.
+        left_out: names in the file that the model has no use for: another tracker's, tables that are computed.
         filled: our names that the file has nothing for; they are zero.
         notes: what was assumed, and other things worth knowing.
         metadata: free text stored with the weights.
@@ -119,7 +121,8 @@ def load_sam3(
         raise _misfit(f"{source} ({file.layout} layout)", problems, len(found), "Nothing was loaded.")
     model.load_state_dict(state, strict=True, assign=True)
     filled = tuple(key for key in shapes if key not in found)
-    report = LoadReport(str(source), file.layout, len(found), file.left_out, filled, file.notes, file.metadata)
+    notes = file.notes if file.config.tracker is not None else (*file.notes, _NO_TRACKER)
+    report = LoadReport(str(source), file.layout, len(found), file.left_out, filled, notes, file.metadata)
     model.load_report = report
     log.info("loaded %s", report)
     return model.eval()
@@ -136,9 +139,10 @@ def save(
 
     Args:
         model: with its adapters, if any, merged.
-        path: a `.safetensors` file (workbench); a `.pt` file (native: names and form of the released file, without a
-            tracker); or a folder (transformers: for `Sam3Model.from_pretrained`; it has no place for the weights of
-            point exemplars, and always has four pyramid levels).
+        path: a `.safetensors` file (workbench); a `.pt` file (native: names and form of the released file); or a folder
+            (transformers: for `Sam3VideoModel.from_pretrained`, or `Sam3Model` when the model has no tracker; it has
+            no place for the weights of point exemplars, always has four pyramid levels, and its video model can be
+            built with a memory width of 64 only).
         layout: whose names and form to write.
         dtype: of the file; the model's own when left out.
         metadata: free text to keep with the weights.
@@ -166,7 +170,7 @@ def save(
         write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
     elif layout == "native":
         tensors = {**_foreign(state, "native"), **native_rotary_tables(model.config.image_encoder)}
-        prefixed = {f"detector.{name}": tensor for name, tensor in tensors.items()}
+        prefixed = {name if name.startswith("tracker.") else f"detector.{name}": tensors[name] for name in tensors}
         content = {"model": prefixed, "format": FORMAT, "config": model.config.to_dict(), "metadata": text}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
     else:
@@ -175,6 +179,9 @@ def save(
         for key, shape in _shapes(config).items():
             state.setdefault(key, torch.zeros(shape, dtype=kind))
         tensors = _foreign(state, "transformers")
+        if config.tracker is not None:
+            tensors = {n if n.startswith("tracker_") else f"detector_model.{n}": t for n, t in tensors.items()}
+            tensors[key_tables.REPEATED_KEY] = state["tracker.prompt_encoder.frequencies"].clone()
 
         def write(folder: Path) -> None:
             save_file(tensors, folder / "model.safetensors", metadata={**text, "format": "pt"})
@@ -210,7 +217,7 @@ def _check(file: WeightFile, source: str, expected: Mapping[str, Shape]) -> None
 def _misfit(what: str, problems: Mapping[str, Iterable[str]], total: int, outcome: str) -> CheckpointError:
     """The readable list of what does not fit, with its likely cause."""
     lists = {kind: list(names) for kind, names in problems.items()}
-    lines = [f"{what}: the tensors are not those of the SAM 3 image model ({total} expected). {outcome}"]
+    lines = [f"{what}: the tensors are not those of the SAM 3 model ({total} expected). {outcome}"]
     for kind, names in lists.items():
         if names:
             lines.append(f"{len(names)} {kind}:")
@@ -227,7 +234,7 @@ def _misfit(what: str, problems: Mapping[str, Iterable[str]], total: int, outcom
     elif missing:
         cause = "the file is incomplete or of another version. Download or save it again"
     else:
-        cause = "another variant of the model. This version reads SAM 3 and the image half of SAM 3.1"
+        cause = "another variant of the model. This version reads SAM 3, and the image half of SAM 3.1"
     return CheckpointError("\n".join([*lines, f"Likely cause: {cause}."]))
 
 
@@ -238,21 +245,21 @@ def _shapes(config: Sam3Config) -> dict[str, Shape]:
 
 def _foreign(state: Mapping[str, Tensor], layout: key_tables.Layout) -> dict[str, Tensor]:
     """Our tensors under the names and in the form of another layout; what it has no place for is left out."""
-    thirds: dict[str, list[Tensor]] = {}
+    fused: dict[str, list[Tensor]] = {}
     tensors: dict[str, Tensor] = {}
     for key, tensor in state.items():
         place = key_tables.source(key, layout)
         if place is None:
             continue
-        if place.third is not None:
-            thirds.setdefault(place.name, [tensor] * 3)[place.third] = tensor
+        if place.part is not None:
+            fused.setdefault(place.name, [tensor] * place.num_parts)[place.part] = tensor
         elif place.change == "transpose":
             tensors[place.name] = tensor.T.contiguous()
         elif place.change == "drop_first":
             tensors[place.name] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
         else:
             tensors[place.name] = tensor
-    return tensors | {name: torch.cat(parts) for name, parts in thirds.items()}
+    return tensors | {name: torch.cat(parts) for name, parts in fused.items()}
 
 
 def _is_finite(tensor: Tensor) -> bool:

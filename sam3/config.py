@@ -5,7 +5,7 @@ Any other size is another set of numbers: nothing in the model asks which preset
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -48,7 +48,7 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Depth, heads and feed-forward width of one transformer of the detector."""
+    """Depth, heads and feed-forward width of one transformer."""
 
     num_layers: int
     num_heads: int = 8
@@ -71,8 +71,25 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True)
+class TrackerConfig:
+    """The tracker: interactive segmentation and memory of earlier frames. Its width is the detector's.
+
+    Attributes:
+        memory_width: channels of a stored memory map; divides the width, since object pointers are cut into such parts.
+        num_memory_frames: a conditioning frame and the most recent others.
+    """
+
+    memory_width: int = 64
+    num_memory_frames: int = 7
+    memory_attention: TransformerConfig = field(default_factory=lambda: TransformerConfig(4, 1, 2048))
+    mask_decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(2, 8, 2048))
+    num_fuser_layers: int = 2
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
 class Sam3Config:
-    """The whole image model.
+    """The whole model; without `tracker` it is an image model that takes no clicks.
 
     Example:
         >>> Sam3Config.tiny().image_encoder.grid_size
@@ -84,11 +101,18 @@ class Sam3Config:
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+    tracker: TrackerConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.tracker is not None and not self.image_encoder.has_tracker_pyramid:
+            raise ValueError(
+                "a tracker needs its own feature pyramid; set has_tracker_pyramid=True in the image encoder"
+            )
 
     @staticmethod
     def sam3() -> Sam3Config:
-        """The released size: 848 M parameters, 1008 x 1008 input, 200 queries."""
-        return Sam3Config()
+        """The released size: 860 M parameters, 12 M of them in the tracker; 1008 x 1008 input, 200 queries."""
+        return Sam3Config(tracker=TrackerConfig())
 
     @staticmethod
     def tiny() -> Sam3Config:
@@ -105,7 +129,6 @@ class Sam3Config:
                 position_grid=16,
                 drop_path=0.0,
                 pyramid_scales=(4.0, 2.0, 1.0),
-                has_tracker_pyramid=False,
             ),
             text_encoder=TextEncoderConfig(
                 width=64, num_layers=2, num_heads=2, mlp_width=256, unused_projection_width=0
@@ -121,7 +144,17 @@ class Sam3Config:
                 mask_stages=2,
                 dropout=0.0,
             ),
+            tracker=TrackerConfig(
+                memory_width=24,
+                memory_attention=TransformerConfig(2, 1, 384),
+                mask_decoder=TransformerConfig(2, 4, 384),
+                dropout=0.0,
+            ),
         )
+
+    def without_tracker(self) -> Sam3Config:
+        """The same image model alone: no tracker and no feature pyramid for one."""
+        return replace(self, image_encoder=replace(self.image_encoder, has_tracker_pyramid=False), tracker=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict (JSON-ready)."""
@@ -141,8 +174,17 @@ class Sam3Config:
             detector = dict(data["detector"])
             for part in ("exemplar_encoder", "fusion_encoder", "decoder"):
                 detector[part] = TransformerConfig(**detector[part])
+            tracker = None
+            if data.get("tracker") is not None:  # files from before there was one have no such key
+                parts = {
+                    name: TransformerConfig(**data["tracker"][name]) for name in ("memory_attention", "mask_decoder")
+                }
+                tracker = TrackerConfig(**{**data["tracker"], **parts})
             return cls(
-                ImageEncoderConfig(**image), TextEncoderConfig(**data["text_encoder"]), DetectorConfig(**detector)
+                ImageEncoderConfig(**image),
+                TextEncoderConfig(**data["text_encoder"]),
+                DetectorConfig(**detector),
+                tracker,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(

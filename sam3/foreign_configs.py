@@ -1,6 +1,6 @@
 """Sizes of the model as other people write them down: transformers' `config.json`, and the shapes in a native file.
 
-What our model cannot represent is refused here, before any weight is read.
+What our model cannot represent is refused here, before any weight is read. `foreign_tracker_configs` does the tracker.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
+from sam3.foreign_tracker_configs import tracker_from_native, tracker_from_transformers, tracker_to_transformers
 from sam3.key_tables import Shape
 from sam3.layers import rotary_table
 
@@ -69,17 +70,20 @@ _PART_DEFAULTS: dict[str, dict[str, Any]] = {
 _SHARED_DEFAULTS = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 2048, "hidden_act": "relu"}
 
 
-def config_from_transformers(data: Mapping[str, Any], *, has_tracker_pyramid: bool) -> Sam3Config:
+def config_from_transformers(
+    data: Mapping[str, Any], *, has_tracker_pyramid: bool, has_tracker: bool = False
+) -> Sam3Config:
     """Our sizes for a transformers `config.json`, of `Sam3Model` or of the video model around it.
 
     Args:
         data: the parsed file.
         has_tracker_pyramid: whether the weights hold the tracker's feature pyramid, which the file does not say.
+        has_tracker: whether they hold the tracker itself.
 
     Raises:
         ValueError: another model, or a setting that our model has no place for; the message names it.
     """
-    model_type = data.get("model_type")
+    model_type, tracker = data.get("model_type"), data.get("tracker_config") or {}
     if model_type == "sam3_video":
         data = data.get("detector_config") or {}
     elif model_type != "sam3":
@@ -109,21 +113,22 @@ def config_from_transformers(data: Mapping[str, Any], *, has_tracker_pyramid: bo
             raise ValueError(f"config.json: {name} is {received!r}; this model can only represent {expected!r}")
     patch = _side(vit["patch_size"])
     decoder = parts["detr_decoder_config"]
+    image = ImageEncoderConfig(
+        image_size=_side(vit["image_size"]),
+        patch_size=patch,
+        width=vit["hidden_size"],
+        num_layers=vit["num_hidden_layers"],
+        num_heads=vit["num_attention_heads"],
+        mlp_width=vit["intermediate_size"],
+        window_size=vit["window_size"],
+        global_layers=tuple(vit["global_attn_indexes"] or ()),
+        position_grid=_side(vit["pretrain_image_size"]) // patch,
+        norm_eps=vit["layer_norm_eps"],
+        pyramid_scales=SCALES,
+        has_tracker_pyramid=has_tracker_pyramid,
+    )
     return Sam3Config(
-        ImageEncoderConfig(
-            image_size=_side(vit["image_size"]),
-            patch_size=patch,
-            width=vit["hidden_size"],
-            num_layers=vit["num_hidden_layers"],
-            num_heads=vit["num_attention_heads"],
-            mlp_width=vit["intermediate_size"],
-            window_size=vit["window_size"],
-            global_layers=tuple(vit["global_attn_indexes"] or ()),
-            position_grid=_side(vit["pretrain_image_size"]) // patch,
-            norm_eps=vit["layer_norm_eps"],
-            pyramid_scales=SCALES,
-            has_tracker_pyramid=has_tracker_pyramid,
-        ),
+        image,
         TextEncoderConfig(
             vocab_size=text["vocab_size"],
             context_length=text["max_position_embeddings"],
@@ -144,11 +149,29 @@ def config_from_transformers(data: Mapping[str, Any], *, has_tracker_pyramid: bo
             mask_stages=parts["mask_decoder_config"]["num_upsampling_stages"],
             dropout=decoder["dropout"],
         ),
+        tracker_from_transformers(tracker, image, width) if has_tracker else None,
     )
 
 
 def config_to_transformers(config: Sam3Config, dtype: torch.dtype) -> dict[str, Any]:
-    """Content of a `config.json` that `transformers.Sam3Model.from_pretrained` reads; every size is written out."""
+    """Content of a `config.json` for `from_pretrained` of transformers' `Sam3VideoModel`, or of `Sam3Model` for a model
+    without a tracker; every size is written out."""
+    kind = {"dtype": str(dtype).removeprefix("torch.")}
+    detector = _detector_to_transformers(config)
+    if config.tracker is None:
+        return {"architectures": ["Sam3Model"], **detector, **kind}
+    tracker = tracker_to_transformers(config.tracker, config.image_encoder, config.detector.width)
+    return {
+        "architectures": ["Sam3VideoModel"],
+        "model_type": "sam3_video",
+        **kind,
+        "detector_config": detector,
+        "tracker_config": {**tracker, "vision_config": detector["vision_config"]},
+        "low_res_mask_size": 4 * config.image_encoder.grid_size,
+    }
+
+
+def _detector_to_transformers(config: Sam3Config) -> dict[str, Any]:
     image, text, detector = config.image_encoder, config.text_encoder, config.detector
 
     def part(model_type: str, sizes: TransformerConfig, **more: Any) -> dict[str, Any]:
@@ -164,9 +187,7 @@ def config_to_transformers(config: Sam3Config, dtype: torch.dtype) -> dict[str, 
         }
 
     return {
-        "architectures": ["Sam3Model"],
         "model_type": "sam3",
-        "dtype": str(dtype).removeprefix("torch."),
         "vision_config": {
             "model_type": "sam3_vision_model",
             "fpn_hidden_size": detector.width,
@@ -218,7 +239,7 @@ def config_from_native(shapes: Mapping[str, Shape]) -> tuple[Sam3Config, tuple[s
     """Our sizes for the shapes in a native file.
 
     Args:
-        shapes: shape of each tensor, keyed by its native name without `detector.`.
+        shapes: shape of each tensor, keyed by its native name without `detector.`, but with `tracker.`.
 
     Returns:
         The config, and what no shape tells and was therefore assumed.
@@ -287,7 +308,8 @@ def config_from_native(shapes: Mapping[str, Shape]) -> tuple[Sam3Config, tuple[s
     )
     if (text.width, detector.width) != (released.text_encoder.width, released.detector.width):
         assumed.append(f"{text.num_heads} heads in the text encoder and {heads} everywhere in the detector")
-    return Sam3Config(image, text, detector), tuple(assumed)
+    tracker = tracker_from_native(shapes, heads) if image.has_tracker_pyramid else None
+    return Sam3Config(image, text, detector, tracker), tuple(assumed)
 
 
 def rotary_key(layer: int) -> str:

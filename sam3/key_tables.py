@@ -16,25 +16,31 @@ from torch import Tensor
 Layout = Literal["native", "transformers"]
 Shape = tuple[int, ...]
 
+# transformers stores the frequencies of the prompt encoder a second time.
+REPEATED_KEY = "tracker_model.shared_image_embedding.positional_embedding"
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
 
 @dataclass(frozen=True)
 class Source:
     """The place of one of our tensors in a foreign file.
 
     Attributes:
-        name: key there, without the prefix of the detector.
-        third: 0, 1 or 2 when ours is the query, key or value third of the rows of a fused tensor.
+        name: key there, without the prefix of the detector; that of the tracker is kept.
+        part: which part of the rows of a fused tensor ours is; for query, key and value 0, 1 and 2.
+        num_parts: how many equal parts the fused tensor has.
         change: what theirs needs to become ours; "drop_first" removes the class-token slot in front of the grid.
     """
 
     name: str
-    third: int | None = None
+    part: int | None = None
+    num_parts: int = 1
     change: Literal["transpose", "drop_first"] | None = None
 
     def foreign_shape(self, shape: Shape) -> Shape:
         """Shape of their tensor when ours has `shape`."""
-        if self.third is not None:
-            return (3 * shape[0], *shape[1:])
+        if self.part is not None:
+            return (self.num_parts * shape[0], *shape[1:])
         if self.change == "transpose":
             return shape[::-1]
         if self.change == "drop_first":
@@ -43,8 +49,8 @@ class Source:
 
     def read(self, theirs: Tensor) -> Tensor:
         """Our tensor, as a view of theirs."""
-        if self.third is not None:
-            return theirs.chunk(3, dim=0)[self.third]
+        if self.part is not None:
+            return theirs.chunk(self.num_parts, dim=0)[self.part]
         if self.change == "transpose":
             return theirs.T
         return theirs[:, 1:] if self.change == "drop_first" else theirs
@@ -54,9 +60,10 @@ class Source:
 class _Section:
     """Rows "ours | native | transformers" below three common prefixes.
 
-    "*" is a number all three share, "+" is that number plus one. The last part (".weight", ".bias") is the same
-    everywhere and left out. An attention names, after its module, the fused q, k, v tensor and the output layer
-    (native), or the output layer alone (transformers). "-" means that transformers has no such tensor.
+    "*" is the first number in our name, which all three share, and "+" is that number plus one. The last part
+    (".weight", ".bias") is the same everywhere and left out. An attention names, after its module, the fused q, k, v
+    tensor and the output layer, or the output layer alone where the three are separate. "-" means that transformers has
+    no such tensor.
     """
 
     ours: str
@@ -71,6 +78,11 @@ _NECK = """
     1.resample.0 | 1.dconv_2x2   | 1.scale_layers.0
     *.conv1      | *.conv_1x1    | *.proj1
     *.conv3      | *.conv_3x3    | *.proj2
+"""
+_TRACKER_MLP = """
+    layers.0 | layers.0 | proj_in
+    layers.1 | layers.1 | layers.0
+    layers.2 | layers.2 | proj_out
 """
 _SECTIONS = (
     _Section(
@@ -204,6 +216,120 @@ _SECTIONS = (
         query_mlp.layers.* | mask_predictor.mask_embed.layers.* | mask_embedder.layers.*
         """,
     ),
+    _Section(
+        "tracker.",
+        "tracker.",
+        "tracker_model.",
+        """
+        age_embed                 | maskmem_tpos_enc     | memory_temporal_positional_encoding
+        no_memory_embed           | no_mem_embed         | no_memory_embedding
+        unused_no_memory_position | no_mem_pos_enc       | no_memory_positional_encoding
+        no_object_pointer         | no_obj_ptr           | no_object_pointer
+        no_object_embed           | no_obj_embed_spatial | occlusion_spatial_embedding_parameter
+        mask_downsample           | mask_downsample      | mask_downsample
+        distance_project          | obj_ptr_tpos_proj    | temporal_positional_encoding_projection_layer
+        """,
+    ),
+    _Section("tracker.pointer_mlp.", "tracker.obj_ptr_proj.", "tracker_model.object_pointer_proj.", _TRACKER_MLP),
+    _Section(
+        "tracker.prompt_encoder.",
+        "tracker.sam_prompt_encoder.",
+        "tracker_model.prompt_encoder.",
+        """
+        frequencies   | pe_layer.positional_encoding_gaussian_matrix | shared_embedding.positional_embedding
+        padding_embed | not_a_point_embed  | not_a_point_embed
+        no_mask_embed | no_mask_embed      | no_mask_embed
+        mask_layers.0 | mask_downscaling.0 | mask_embed.conv1
+        mask_layers.1 | mask_downscaling.1 | mask_embed.layer_norm1
+        mask_layers.3 | mask_downscaling.3 | mask_embed.conv2
+        mask_layers.4 | mask_downscaling.4 | mask_embed.layer_norm2
+        mask_layers.6 | mask_downscaling.6 | mask_embed.conv3
+        """,
+    ),
+    _Section(
+        "tracker.mask_decoder.",
+        "tracker.sam_mask_decoder.",
+        "tracker_model.mask_decoder.",
+        """
+        object_token   | obj_score_token | obj_score_token
+        iou_token      | iou_token       | iou_token
+        mask_tokens    | mask_tokens     | mask_tokens
+        blocks.*.norm1 | transformer.layers.*.norm1 | transformer.layers.*.layer_norm1
+        blocks.*.norm2 | transformer.layers.*.norm2 | transformer.layers.*.layer_norm2
+        blocks.*.norm3 | transformer.layers.*.norm3 | transformer.layers.*.layer_norm3
+        blocks.*.norm4 | transformer.layers.*.norm4 | transformer.layers.*.layer_norm4
+        blocks.*.mlp.layers.0 | transformer.layers.*.mlp.lin1 | transformer.layers.*.mlp.proj_in
+        blocks.*.mlp.layers.1 | transformer.layers.*.mlp.lin2 | transformer.layers.*.mlp.proj_out
+        blocks.*.self_attention  | transformer.layers.*.self_attn out_proj | transformer.layers.*.self_attn o_proj
+        blocks.*.image_attention | transformer.layers.*.cross_attn_token_to_image out_proj \
+            | transformer.layers.*.cross_attn_token_to_image o_proj
+        blocks.*.token_attention | transformer.layers.*.cross_attn_image_to_token out_proj \
+            | transformer.layers.*.cross_attn_image_to_token o_proj
+        last_attention | transformer.final_attn_token_to_image out_proj | transformer.final_attn_token_to_image o_proj
+        last_norm      | transformer.norm_final_attn | transformer.layer_norm_final_attn
+        fine_conv      | conv_s0 | conv_s0
+        middle_conv    | conv_s1 | conv_s1
+        to_middle      | output_upscaling.0 | upscale_conv1
+        middle_norm    | output_upscaling.1 | upscale_layer_norm
+        to_fine        | output_upscaling.3 | upscale_conv2
+        """,
+    ),
+    _Section(
+        "tracker.mask_decoder.mask_mlps.*.",
+        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.",
+        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.",
+        _TRACKER_MLP,
+    ),
+    _Section(
+        "tracker.mask_decoder.iou_mlp.",
+        "tracker.sam_mask_decoder.iou_prediction_head.",
+        "tracker_model.mask_decoder.iou_prediction_head.",
+        _TRACKER_MLP,
+    ),
+    _Section(
+        "tracker.mask_decoder.object_mlp.",
+        "tracker.sam_mask_decoder.pred_obj_score_head.",
+        "tracker_model.mask_decoder.pred_obj_score_head.",
+        _TRACKER_MLP,
+    ),
+    _Section(
+        "tracker.memory_encoder.",
+        "tracker.maskmem_backbone.",
+        "tracker_model.memory_encoder.",
+        """
+        mask_convs.0     | mask_downsampler.encoder.0  | mask_downsampler.layers.0.conv
+        mask_convs.1     | mask_downsampler.encoder.3  | mask_downsampler.layers.1.conv
+        mask_convs.2     | mask_downsampler.encoder.6  | mask_downsampler.layers.2.conv
+        mask_convs.3     | mask_downsampler.encoder.9  | mask_downsampler.layers.3.conv
+        mask_norms.0     | mask_downsampler.encoder.1  | mask_downsampler.layers.0.layer_norm
+        mask_norms.1     | mask_downsampler.encoder.4  | mask_downsampler.layers.1.layer_norm
+        mask_norms.2     | mask_downsampler.encoder.7  | mask_downsampler.layers.2.layer_norm
+        mask_norms.3     | mask_downsampler.encoder.10 | mask_downsampler.layers.3.layer_norm
+        mask_project     | mask_downsampler.encoder.12 | mask_downsampler.final_conv
+        image_project    | pix_feat_proj               | feature_projection
+        out              | out_proj                    | projection
+        fuser.*.filter   | fuser.layers.*.dwconv       | memory_fuser.layers.*.depthwise_conv
+        fuser.*.norm     | fuser.layers.*.norm         | memory_fuser.layers.*.layer_norm
+        fuser.*.fc1      | fuser.layers.*.pwconv1      | memory_fuser.layers.*.pointwise_conv1
+        fuser.*.fc2      | fuser.layers.*.pwconv2      | memory_fuser.layers.*.pointwise_conv2
+        fuser.*.strength | fuser.layers.*.gamma        | memory_fuser.layers.*.scale
+        """,
+    ),
+    _Section(
+        "tracker.memory_attention.",
+        "tracker.transformer.encoder.",
+        "tracker_model.memory_attention.",
+        """
+        norm           | norm             | layer_norm
+        layers.*.norm1 | layers.*.norm1   | layers.*.layer_norm1
+        layers.*.norm2 | layers.*.norm2   | layers.*.layer_norm2
+        layers.*.norm3 | layers.*.norm3   | layers.*.layer_norm3
+        layers.*.fc1   | layers.*.linear1 | layers.*.linear1
+        layers.*.fc2   | layers.*.linear2 | layers.*.linear2
+        layers.*.self_attention   | layers.*.self_attn out_proj        | layers.*.self_attn o_proj
+        layers.*.memory_attention | layers.*.cross_attn_image out_proj | layers.*.cross_attn_image o_proj
+        """,
+    ),
 )
 
 _PARAMETERS: dict[str, dict[Layout, Source]] = {
@@ -220,11 +346,16 @@ _PARAMETERS: dict[str, dict[Layout, Source]] = {
         "transformers": Source("text_encoder.text_projection.weight", change="transpose"),
     },
 }
+for _label in range(4):
+    _PARAMETERS[f"tracker.prompt_encoder.label_embeds.{_label}.weight"] = {
+        "native": Source(f"tracker.sam_prompt_encoder.point_embeddings.{_label}.weight"),
+        "transformers": Source("tracker_model.prompt_encoder.point_embed.weight", part=_label, num_parts=4),
+    }
 
 
 @cache
 def _rows() -> dict[str, tuple[list[str], list[str]]]:
-    """Module pattern of ours to the words of the native and of the transformers column, prefixes put in front."""
+    """Pattern of our names to the words of the native and of the transformers column, prefixes put in front."""
     rows = {}
     for section in _SECTIONS:
         for line in section.rows.strip().splitlines():
@@ -236,15 +367,15 @@ def _rows() -> dict[str, tuple[list[str], list[str]]]:
     return rows
 
 
-def _find(module: str, column: int) -> list[str] | None:
-    """Words of one column for a module of ours, numbers put in; None when the table has no such module."""
-    if (row := _rows().get(module)) is not None:
+def _find(name: str, column: int) -> list[str] | None:
+    """Words of one column for a module or parameter of ours, the number put in; None when the table has none."""
+    rows = _rows()
+    if (row := rows.get(name)) is not None:
         return row[column]
-    numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", module)
-    row = _rows().get(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module))
-    if row is None or len(numbers) != 1:
+    number = _NUMBER.search(name)
+    if number is None or (row := rows.get(_NUMBER.sub("*", name, count=1))) is None:
         return None
-    return [word.replace("*", numbers[0]).replace("+", str(int(numbers[0]) + 1)) for word in row[column]]
+    return [word.replace("*", number[0]).replace("+", str(int(number[0]) + 1)) for word in row[column]]
 
 
 @cache
@@ -256,14 +387,18 @@ def source(key: str, layout: Layout) -> Source | None:
 
     Example:
         >>> source("detector.decoder.layers.3.prompt_attention.k.bias", "native")
-        Source(name='transformer.decoder.layers.3.ca_text.in_proj_bias', third=1, change=None)
+        Source(name='transformer.decoder.layers.3.ca_text.in_proj_bias', part=1, num_parts=3, change=None)
         >>> source("detector.decoder.box_head.layers.0.weight", "transformers").name
         'detr_decoder.box_head.layer1.weight'
+        >>> source("tracker.age_embed", "native").name
+        'tracker.maskmem_tpos_enc'
     """
     if key in _PARAMETERS:
         return _PARAMETERS[key][layout]
-    module, _, leaf = key.rpartition(".")
     column = 0 if layout == "native" else 1
+    if (words := _find(key, column)) is not None:
+        return Source(words[0])
+    module, _, leaf = key.rpartition(".")
     if (words := _find(module, column)) is not None and len(words) == 1:
         return None if words == ["-"] else Source(f"{words[0]}.{leaf}")
     attention, _, role = module.rpartition(".")
@@ -272,6 +407,6 @@ def source(key: str, layout: Layout) -> Source | None:
         raise KeyError(key)
     if role == "out":
         return Source(f"{words[0]}.{words[-1]}.{leaf}")
-    if layout == "transformers":
+    if len(words) == 2:
         return Source(f"{words[0]}.{role}_proj.{leaf}")
-    return Source(f"{words[0]}.{words[1]}{leaf}", third="qkv".index(role))
+    return Source(f"{words[0]}.{words[1]}{leaf}", part="qkv".index(role), num_parts=3)

@@ -1,4 +1,4 @@
-"""The few layers every part shares: attention, MLP, sine and rotary position encodings.
+"""The few layers every part shares: attention, MLP, norm of maps, sine and rotary position encodings.
 
 Attention is four plain `nn.Linear`s around `scaled_dot_product_attention`, so that low-rank adapters put on any of
 them take effect in training and in evaluation alike.
@@ -18,21 +18,32 @@ class Attention(nn.Module):
     """Multi-head attention, batch first.
 
     Args:
-        width: channels of queries, keys, values and output.
-        num_heads: heads; must divide `width`.
+        width: channels of queries and output.
+        num_heads: heads; must divide `inner_width`.
         dropout: on attention weights, in training.
+        inner_width: channels of all heads together; `width` when left out.
+        memory_width: channels of keys and values; `width` when left out.
     """
 
-    def __init__(self, width: int, num_heads: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        *,
+        inner_width: int | None = None,
+        memory_width: int | None = None,
+    ):
         super().__init__()
-        if width % num_heads:
-            raise ValueError(f"attention width {width} is not a multiple of num_heads {num_heads}; change the config")
+        inner, memory = inner_width or width, memory_width or width
+        if inner % num_heads:
+            raise ValueError(f"attention width {inner} is not a multiple of num_heads {num_heads}; change the config")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.q = nn.Linear(width, inner)
+        self.k = nn.Linear(memory, inner)
+        self.v = nn.Linear(memory, inner)
+        self.out = nn.Linear(inner, width)
 
     def forward(
         self,
@@ -43,13 +54,15 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         is_causal: bool = False,
         rotary: tuple[Tensor, Tensor] | None = None,
+        num_unplaced_keys: int = 0,
     ) -> Tensor:
         """Attended values.
 
         Args:
             query: (B, L, C). key, value: (B, S, C).
             mask: boolean, True = may be looked at, or float added to the logits; broadcastable to (B, heads, L, S).
-            rotary: cosines and sines of `rotary_table`, for self-attention over a grid.
+            rotary: cosines and sines of `rotary_table`, between grids of one size; the keys may be several of them.
+            num_unplaced_keys: keys at the end that lie on no grid and are not rotated.
 
         Returns:
             (B, L, C).
@@ -58,10 +71,17 @@ class Attention(nn.Module):
         k = self.k(key).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         v = self.v(value).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q, k = rotate(q, *rotary), _rotate_grids(k, rotary, num_unplaced_keys)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
         return self.out(attended.transpose(1, 2).flatten(2))
+
+
+def _rotate_grids(keys: Tensor, rotary: tuple[Tensor, Tensor], num_unplaced: int) -> Tensor:
+    """Rotates each grid in `keys` (B, heads, S, c); the last `num_unplaced` keys stay as they are."""
+    placed = keys[:, :, : keys.shape[2] - num_unplaced].unflatten(2, (-1, len(rotary[0])))
+    rotated = rotate(placed, *rotary).flatten(2, 3)
+    return torch.cat([rotated, keys[:, :, -num_unplaced:]], dim=2) if num_unplaced else rotated
 
 
 class MLP(nn.Module):
@@ -80,6 +100,16 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.dropout(F.relu(layer(x)))
         return self.layers[-1](x)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of every cell of a map (B, C, h, w)."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class DropPath(nn.Module):

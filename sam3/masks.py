@@ -59,6 +59,28 @@ def mask_nms(masks: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return is_kept.to(masks.device)
 
 
+def fill_holes(mask_logits: Tensor, max_area: int, logit: float) -> Tensor:
+    """Logits without small holes; neighbours touch at corners.
+
+    Args:
+        mask_logits: (K, h, w).
+        max_area: parts of the surroundings with up to this many pixels are filled.
+        logit: put in their place.
+
+    Returns:
+        (K, h, w).
+
+    Example:
+        >>> ring = torch.tensor([[[1.0, 1, 1], [1, -1, 1], [1, 1, 1]]])
+        >>> fill_holes(ring, 1, 10.0)[0, 1].tolist()
+        [1.0, 10.0, 1.0]
+    """
+    if max_area <= 0 or not mask_logits.numel():
+        return mask_logits
+    holes = _small_parts((mask_logits <= 0).cpu().numpy(), np.full(len(mask_logits), max_area))
+    return mask_logits.masked_fill(torch.from_numpy(holes).to(mask_logits.device), logit)
+
+
 def mend_masks(mask_logits: Tensor, max_area: int) -> Tensor:
     """Logits without small holes and specks: holes are filled first, then specks removed; neighbours touch at corners.
 
@@ -77,11 +99,9 @@ def mend_masks(mask_logits: Tensor, max_area: int) -> Tensor:
     """
     if max_area <= 0 or not mask_logits.numel():
         return mask_logits
-    inside = (mask_logits > 0).cpu().numpy()
-    holes = _small_parts(~inside, np.full(len(inside), max_area))
-    inside |= holes
+    filled = fill_holes(mask_logits, max_area, _MENDED_LOGIT)
+    inside = (filled > 0).cpu().numpy()
     specks = _small_parts(inside, np.minimum(max_area, inside.sum(axis=(1, 2)) // 2))
-    filled = mask_logits.masked_fill(torch.from_numpy(holes).to(mask_logits.device), _MENDED_LOGIT)
     return filled.masked_fill(torch.from_numpy(specks).to(mask_logits.device), -_MENDED_LOGIT)
 
 

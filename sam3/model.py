@@ -1,4 +1,4 @@
-"""SAM 3 as one module: image encoder, then detector, called in the order of the paper's figure."""
+"""SAM 3 as one module: image encoder, then detector and tracker, called in the order of the paper's figure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from sam3.detector.text_encoder import TextFeatures
 from sam3.detector.tokenizer import Tokenizer
 from sam3.image_encoder import ImageEncoder, ImageFeatures
 from sam3.prompts import Prompt
+from sam3.tracker.tracker import Tracker
 
 
 class Sam3(nn.Module):
-    """The image model: pictures and prompts in, `DetectorOutput` out.
+    """The whole model: pictures and prompts in, `DetectorOutput` out; `tracker` follows what was found.
 
-    Paper: Fig. 2 without the tracker.
+    Paper: Fig. 2.
 
     Example:
         >>> model = Sam3(Sam3Config.tiny()).eval()
@@ -39,6 +40,11 @@ class Sam3(nn.Module):
         self.tokenizer = Tokenizer(config.text_encoder.context_length)
         self.image_encoder = ImageEncoder(config.image_encoder, config.detector.width)
         self.detector = Detector(config.detector, config.text_encoder)
+        self.tracker = (
+            None
+            if config.tracker is None
+            else Tracker(config.tracker, config.detector.width, config.image_encoder.patch_size)
+        )
         self.apply(_initialise)
 
     @property
@@ -48,6 +54,19 @@ class Sam3(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.detector.decoder.query_embed.weight.dtype
+
+    def require_tracker(self) -> Tracker:
+        """The tracker.
+
+        Raises:
+            ValueError: these weights came without one.
+        """
+        if self.tracker is None:
+            raise ValueError(
+                "this model has no tracker, so it takes no clicks and follows nothing; load weights that have one: the "
+                "released native file, a folder of transformers' video model, or a file saved with a tracker"
+            )
+        return self.tracker
 
     def encode_text(self, phrases: Sequence[str]) -> TextFeatures:
         """Features of each phrase; a phrase given twice is encoded once.

@@ -1,13 +1,13 @@
 """Pictures and prompts in, boxes and masks in picture pixels out.
 
 `ImagePredictor` does what stands between a user and the model: reading and resizing pictures, scaling exemplars,
-keeping features of a picture for the next question, choosing by score and enlarging masks.
+keeping features of a picture for the next question, choosing by score and enlarging masks. Clicks: `interactive`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -19,9 +19,11 @@ from torch import Tensor
 from sam3.boxes import cxcywh_to_xyxy
 from sam3.detector.detector import DetectorOutput
 from sam3.image_encoder import ImageFeatures
+from sam3.interactive import Segmentation, segment_objects
 from sam3.model import Sam3
 from sam3.pictures import Picture, read_picture
-from sam3.prompts import Prompt, as_prompts
+from sam3.prompts import Click, ObjectPrompt, Prompt, as_prompts
+from sam3.tracker.tracker import FrameFeatures
 
 if TYPE_CHECKING:
     import supervision
@@ -49,6 +51,14 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def with_mask(self, index: int, mask: NDArray[np.bool_]) -> Prediction:
+        """The same with another mask (H, W) for one of the instances, and the box around it."""
+        masks, boxes = self.masks.copy(), self.boxes_xyxy_px.copy()
+        masks[index] = mask
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        boxes[index] = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else 0
+        return replace(self, masks=masks, boxes_xyxy_px=boxes)
 
     def to_detections(self) -> supervision.Detections:
         """The same as `supervision.Detections`, with the phrase under `data["class_name"]` and class id 0."""
@@ -105,6 +115,7 @@ class ImagePredictor:
         self.image_size = image_size or model.config.image_encoder.image_size
         self.pairs_at_once = pairs_at_once
         self._features: ImageFeatures | None = None
+        self._frames: FrameFeatures | None = None  # for clicks; None when the model has no tracker
         self._sizes: list[tuple[int, int]] = []
 
     def set_image(self, image: Picture) -> None:
@@ -118,7 +129,13 @@ class ImagePredictor:
             raise ValueError("received no picture; give at least one")
         pictures = [read_picture(image) for image in images]
         values = torch.stack([to_pixel_values(p, self.image_size) for p in pictures])
-        self._features = self.model.image_encoder(values.to(self.model.device, self.model.dtype))
+        tracker = self.model.tracker
+        features = self.model.image_encoder(
+            values.to(self.model.device, self.model.dtype), with_tracker=tracker is not None
+        )
+        self._features = ImageFeatures(features.pyramid)
+        if tracker is not None and features.tracker_pyramid is not None:
+            self._frames = tracker.prepare(features.tracker_pyramid)
         self._sizes = [(p.shape[0], p.shape[1]) for p in pictures]
 
     @overload
@@ -169,6 +186,67 @@ class ImagePredictor:
             for pair, (row, prompt) in enumerate(part):
                 answers[row].append(self._prediction(output, pair, prompt, self._sizes[row], threshold))
         return answers
+
+    @overload
+    def segment(self, objects: ObjectPrompt, *, is_ambiguous: bool | None = None) -> Segmentation: ...
+    @overload
+    def segment(self, objects: list[ObjectPrompt], *, is_ambiguous: bool | None = None) -> list[Segmentation]: ...
+
+    @torch.inference_mode()
+    def segment(
+        self, objects: ObjectPrompt | list[ObjectPrompt], *, is_ambiguous: bool | None = None
+    ) -> Segmentation | list[Segmentation]:
+        """Cuts single objects out of the picture, by clicks, a box or a mask of each.
+
+        To improve an answer, ask again with its mask logits and one more click.
+
+        Args:
+            objects: what is known of one object, or of each of several.
+            is_ambiguous: give three masks of each, such as part and whole; by default for a single click.
+
+        Raises:
+            ValueError: no picture was set, or several were; the model has no tracker; a prompt lies outside.
+
+        Example:
+            >>> from sam3.config import Sam3Config
+            >>> predictor = ImagePredictor(Sam3(Sam3Config.tiny()))
+            >>> predictor.set_image(np.full((60, 80, 3), 255, dtype=np.uint8))
+            >>> first = predictor.segment(ObjectPrompt([Click(40, 25)]))
+            >>> first.masks.shape
+            (3, 60, 80)
+            >>> clicks = [Click(40, 25), Click(10, 50, is_positive=False)]
+            >>> len(predictor.segment(ObjectPrompt(clicks, mask_logits=first.mask_logits[0])))
+            1
+        """
+        tracker = self.model.require_tracker()
+        if self._frames is None:
+            raise ValueError("no picture is set; call set_image first")
+        if len(self._sizes) > 1:
+            raise ValueError(f"{len(self._sizes)} pictures are set; call set_image with the one that is meant")
+        prompts = [objects] if isinstance(objects, ObjectPrompt) else list(objects)
+        answers = segment_objects(tracker, self._frames, prompts, self._sizes[0], is_ambiguous=is_ambiguous)
+        return answers[0] if isinstance(objects, ObjectPrompt) else answers
+
+    def refine(self, prediction: Prediction, index: int, clicks: Sequence[Click]) -> Prediction:
+        """Improves one instance of an answer to a phrase by clicks; the others and all scores stay.
+
+        Args:
+            prediction: of `predict`, for the picture that is set.
+            index: the instance.
+            clicks: where its mask is to reach, and where not.
+
+        Raises:
+            ValueError: see `segment`; the prediction is of a picture of another size, or has no such instance.
+        """
+        if not -len(prediction) <= index < len(prediction):
+            raise ValueError(f"received index {index}; the prediction has {len(prediction)} instances")
+        if self._sizes and prediction.image_size != self._sizes[0]:
+            raise ValueError(
+                f"the prediction is of a picture of {prediction.image_size} pixels, the one that is set has "
+                f"{self._sizes[0]} (H, W); set the picture that the prediction is of"
+            )
+        answer = self.segment(ObjectPrompt(clicks, mask=prediction.masks[index]), is_ambiguous=False)
+        return prediction.with_mask(index, answer.masks[0])
 
     def _scaled(self, prompt: Prompt, row: int) -> Prompt:
         height, width = self._sizes[row]

@@ -1,6 +1,6 @@
-"""What is asked of a picture: a phrase, example boxes and example points, in pixels.
+"""What is asked of a picture: a phrase with example boxes and points, or one object by clicks, a box or a mask.
 
-`Prompt` is validated when it is made, so that nothing deeper needs to check it again.
+Coordinates are pixels of the picture. All is validated when it is made, so that nothing deeper needs to check it again.
 """
 
 from __future__ import annotations
@@ -74,6 +74,89 @@ class Prompt:
             exemplar_boxes_xyxy_px=np.asarray(self.exemplar_boxes_xyxy_px) * [x, y, x, y],
             exemplar_points_xy_px=np.asarray(self.exemplar_points_xy_px) * [x, y],
         )
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click on a picture, on the object or beside it.
+
+    Args:
+        x_px, y_px: pixels from the left and from the top of the picture.
+        is_positive: whether the object is there; a negative click says what does not belong to it.
+
+    Raises:
+        ValueError: a coordinate is no finite number, or `is_positive` is no yes or no.
+
+    Example:
+        >>> Click(40, 25, is_positive=False)
+        Click(x_px=40.0, y_px=25.0, is_positive=False)
+    """
+
+    x_px: float
+    y_px: float
+    is_positive: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            x, y = float(self.x_px), float(self.y_px)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"received the click ({self.x_px!r}, {self.y_px!r}); expected two numbers") from error
+        if not np.isfinite([x, y]).all():
+            raise ValueError(f"received the click ({x}, {y}); expected finite numbers, in pixels of the picture")
+        if self.is_positive not in (0, 1):
+            raise ValueError(f"received is_positive={self.is_positive!r}; expected True on the object, False beside it")
+        object.__setattr__(self, "x_px", x)
+        object.__setattr__(self, "y_px", y)
+        object.__setattr__(self, "is_positive", bool(self.is_positive))
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectPrompt:
+    """One object to cut out: clicks, a box around it, a rough mask, or several of these.
+
+    Args:
+        clicks: on the object and beside it.
+        box_xyxy_px: (4,) corners in pixels of the picture.
+        mask: (H, W) bool, a rough mask of the whole picture, in any resolution.
+        mask_logits: (h, w) logits of an earlier answer, in place of a mask.
+
+    Raises:
+        ValueError: nothing is given, a box without area, or a mask of another kind.
+
+    Example:
+        >>> ObjectPrompt([Click(40, 25)], box_xyxy_px=[10, 10, 60, 50]).box_xyxy_px.tolist()
+        [10.0, 10.0, 60.0, 50.0]
+    """
+
+    clicks: Sequence[Click] = ()
+    box_xyxy_px: ArrayLike | None = None
+    mask: ArrayLike | None = None
+    mask_logits: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        clicks = (self.clicks,) if isinstance(self.clicks, Click) else tuple(self.clicks)
+        if wrong := [click for click in clicks if not isinstance(click, Click)]:
+            raise ValueError(f"received {wrong[0]!r} among the clicks; expected Click(x_px, y_px)")
+        object.__setattr__(self, "clicks", clicks)
+        if self.box_xyxy_px is not None:
+            box = _coordinates(np.reshape(self.box_xyxy_px, (1, -1)), 4, "box_xyxy_px")
+            if not len(box) or (box[0, 2:] <= box[0, :2]).any():
+                raise ValueError(f"the box {box.tolist()} has no area; expected x0 < x1 and y0 < y1 in pixels (xyxy)")
+            object.__setattr__(self, "box_xyxy_px", box[0])
+        if self.mask is not None and self.mask_logits is not None:
+            raise ValueError("received a mask and mask logits; give one of them")
+        if self.mask is not None:
+            mask = np.array(self.mask)
+            if mask.ndim != 2 or mask.dtype != bool or not mask.size:
+                raise ValueError(f"received a mask of shape {mask.shape} and type {mask.dtype}; expected (H, W) bool")
+            object.__setattr__(self, "mask", mask)
+        if self.mask_logits is not None:
+            logits = np.array(self.mask_logits, dtype=np.float32)
+            if logits.ndim != 2 or not logits.size or not np.isfinite(logits).all():
+                raise ValueError(f"received mask logits of shape {logits.shape}; expected finite numbers (h, w)")
+            object.__setattr__(self, "mask_logits", logits)
+        if not clicks and self.box_xyxy_px is None and self.mask is None and self.mask_logits is None:
+            raise ValueError("received nothing that says which object is meant; give a click, a box or a mask")
 
 
 def as_prompts(prompts: Prompt | str | Sequence[Prompt | str]) -> list[Prompt]:

@@ -20,16 +20,19 @@ from torch import Tensor
 
 from sam3.config import Sam3Config
 from sam3.foreign_configs import config_from_native, config_from_transformers, native_rotary_tables
+from sam3.key_tables import REPEATED_KEY
 
 FORMAT = "sam3-workbench"
 TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)(?<!\.pth)(?<!\.safetensors)")
 
-# Keys that are no part of the image model. A 3.1 file carries two more necks, for its own tracker; an image model saved
-# without a prefix may carry a click predictor; transformers once stored index buffers.
+# Keys that are no part of the model. A 3.1 file carries two more necks, for its own tracker; an image model saved
+# without a prefix may carry a click predictor; transformers stores one tensor twice, and once stored index buffers.
 _NATIVE_LEFT_OUT = re.compile(r"backbone\.vision_backbone\.(interactive|propagation)_convs\.")
 _NATIVE_UNPREFIXED_LEFT_OUT = re.compile(r"(tracker|inst_interactive_predictor)\.")
-_TRANSFORMERS_LEFT_OUT = re.compile(r"tracker_model\.|.*\.(position_ids|inv_freq|rope_embeddings_(cos|sin))$")
+_TRANSFORMERS_LEFT_OUT = re.compile(
+    rf"{re.escape(REPEATED_KEY)}$|.*\.(position_ids|inv_freq|rope_embeddings_(cos|sin))$"
+)
 
 
 class CheckpointError(ValueError):
@@ -43,8 +46,9 @@ class WeightFile:
     Attributes:
         layout: whose names the tensors have.
         config: sizes of the model in it.
-        tensors: by name, without prefix, memory-mapped; in a damaged file also things that are no tensors.
-        left_out: names, as in the file, that the image model has no use for.
+        tensors: by name, without the prefix of the detector, memory-mapped; in a damaged file also things that are no
+            tensors.
+        left_out: names, as in the file, that the model has no use for.
         notes: what was assumed.
         metadata: free text stored with the weights.
     """
@@ -116,11 +120,14 @@ def open_native(path: Path) -> WeightFile:
     everything = content["model"] if isinstance(content.get("model"), dict) else content
     everything = {str(name).removeprefix("module."): value for name, value in everything.items()}
     is_prefixed = any(name.startswith("detector.") for name in everything)
-    tensors, left_out = {}, []
+    tensors, tracker, left_out = {}, {}, []
     for name, value in everything.items():
         inner = name.removeprefix("detector.")
-        is_outside = inner == name if is_prefixed else _NATIVE_UNPREFIXED_LEFT_OUT.match(name)
-        if is_outside or _NATIVE_LEFT_OUT.match(inner):
+        if is_prefixed and name.startswith("tracker."):
+            tracker[name] = value
+        elif _NATIVE_LEFT_OUT.match(inner) or (
+            inner == name if is_prefixed else _NATIVE_UNPREFIXED_LEFT_OUT.match(name)
+        ):
             left_out.append(name)
         else:
             tensors[inner] = value
@@ -130,12 +137,16 @@ def open_native(path: Path) -> WeightFile:
         config = _own_config(path, content.get("config"))
         metadata = content.get("metadata", {})
     else:
-        shapes = {name: tuple(value.shape) for name, value in tensors.items() if isinstance(value, Tensor)}
+        shapes = {name: tuple(v.shape) for name, v in (tensors | tracker).items() if isinstance(v, Tensor)}
         try:
             config, assumed = config_from_native(shapes)
             notes = tuple(f"assumed, since no shape tells: {item}" for item in assumed)
         except (KeyError, ValueError, IndexError, ZeroDivisionError):
-            config = Sam3Config.sam3()  # the comparison with the released sizes will say what is missing
+            config = Sam3Config.sam3() if tracker else Sam3Config()  # comparing with it will say what is missing
+    if config.tracker is None:
+        left_out += tracker
+    else:
+        tensors |= tracker
     for name, table in native_rotary_tables(config.image_encoder).items():
         if not isinstance(theirs := tensors.get(name), Tensor):
             continue
@@ -169,22 +180,26 @@ def open_transformers(folder: Path) -> WeightFile:
             f"{folder} has neither model.safetensors nor model.safetensors.index.json; other formats can carry code "
             "and are not read: download or save the model as safetensors"
         )
+    # A video model saved by transformers 5 has the tracker's prefix twice.
+    everything = {name.replace("tracker_model.tracker_model.", "tracker_model."): t for name, t in everything.items()}
     is_video = any(name.startswith("detector_model.") for name in everything)
+    has_pyramid = any(name.startswith("tracker_neck.") for name in everything)
+    has_tracker = has_pyramid and any(name.startswith("tracker_model.") for name in everything)
     tensors, left_out = {}, []
     for name, tensor in everything.items():
-        if _TRANSFORMERS_LEFT_OUT.match(name):
+        if _TRANSFORMERS_LEFT_OUT.match(name) or (name.startswith("tracker_model.") and not has_tracker):
             left_out.append(name)
         else:
             tensors[name.removeprefix("detector_model.") if is_video else name] = tensor
     try:
         config = config_from_transformers(
-            _read_json(config_path), has_tracker_pyramid=any(name.startswith("tracker_neck.") for name in tensors)
+            _read_json(config_path), has_tracker_pyramid=has_pyramid, has_tracker=has_tracker
         )
     except CheckpointError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{config_path} does not describe a SAM 3 image model that this code can run: {error}; use the config.json "
+            f"{config_path} does not describe a SAM 3 model that this code can run: {error}; use the config.json "
             "that belongs to the weights"
         ) from error
     notes: tuple[str, ...] = ()

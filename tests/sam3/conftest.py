@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from sam3.checkpoint import save
-from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
+from sam3.config import (
+    DetectorConfig,
+    ImageEncoderConfig,
+    Sam3Config,
+    TextEncoderConfig,
+    TrackerConfig,
+    TransformerConfig,
+)
 from sam3.model import Sam3
 
 TEXT = TextEncoderConfig(
@@ -276,13 +283,18 @@ def working_model() -> Callable[..., Sam3]:
     """Makes a model of `SMALL_CONFIGS` that reads phrases and in which every part matters; new at every call."""
 
     def make(
-        name: str = "even", *, image: dict[str, Any] | None = None, detector: dict[str, Any] | None = None
+        name: str = "even",
+        *,
+        image: dict[str, Any] | None = None,
+        detector: dict[str, Any] | None = None,
+        tracker: TrackerConfig | None = None,
     ) -> Sam3:
         config = SMALL_CONFIGS[name]
         config = Sam3Config(
             replace(config.image_encoder, **(image or {})),
             config.text_encoder,
             replace(config.detector, **(detector or {})),
+            tracker,
         )
         made = Sam3(config).eval()
         torch.manual_seed(5)
@@ -290,6 +302,13 @@ def working_model() -> Callable[..., Sam3]:
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def clickable(working_model: Callable[..., Sam3]) -> Sam3:
+    """One with a tracker, to be left as it is."""
+    tracker = TrackerConfig(8, 7, TransformerConfig(2, 1, 48), TransformerConfig(2, 4, 48), 1)
+    return working_model(image={"has_tracker_pyramid": True}, tracker=tracker)
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,24 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sam3
 from sam3 import checkpoint, weight_files
 from sam3.checkpoint import CheckpointError, load_sam3, save
-from sam3.config import Sam3Config
+from sam3.config import Sam3Config, TrackerConfig, TransformerConfig
 from sam3.foreign_configs import config_from_transformers
 from sam3.model import Sam3
+
+SMALL_TRACKER = TrackerConfig(
+    memory_width=8,
+    num_memory_frames=5,
+    memory_attention=TransformerConfig(2, 1, 40),
+    mask_decoder=TransformerConfig(2, 4, 48),
+    num_fuser_layers=1,
+)
 
 
 def assert_same(received: Sam3, expected: Sam3, *, but: tuple[str, ...] = ()) -> None:
@@ -29,26 +38,28 @@ def assert_same(received: Sam3, expected: Sam3, *, but: tuple[str, ...] = ()) ->
     assert different == []
 
 
-@pytest.mark.parametrize("with_tracker_pyramid", [False, True])
-def test_round_trip_through_every_layout(small: Sam3Config, with_tracker_pyramid: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("extent", ["image model", "tracker pyramid", "tracker"])
+def test_round_trip_through_every_layout(small: Sam3Config, extent: str, tmp_path: Path) -> None:
     config = replace(
         small,
         image_encoder=replace(
             small.image_encoder,
             pyramid_scales=(4.0, 2.0, 1.0, 0.5),
-            has_tracker_pyramid=with_tracker_pyramid,
+            has_tracker_pyramid=extent != "image model",
             drop_path=0.1,
         ),
         text_encoder=replace(small.text_encoder, unused_projection_width=5),
+        tracker=SMALL_TRACKER if extent == "tracker" else None,
     )
     first = Sam3(config).eval()
     with torch.no_grad():
-        for parameter in first.parameters():
-            parameter.normal_()
+        for tensor in first.state_dict().values():
+            tensor.normal_()
     save(first, tmp_path / "a.pt", layout="native")
     second = load_sam3(tmp_path / "a.pt")
     assert second.config == config
     assert second.load_report.filled == () and not second.training
+    assert (second.tracker is None) == ("no tracker" in str(second.load_report)) == (extent != "tracker")
     assert_same(second, first)
     save(second, tmp_path / "folder", layout="transformers")
     third = load_sam3(tmp_path / "folder")
@@ -91,6 +102,37 @@ def test_fused_tensors_keep_their_order(model: Sam3, native: dict[str, Tensor]) 
     assert torch.equal(fused, torch.cat([attention.q.weight, attention.k.weight, attention.v.weight]))
     position = native["detector.backbone.vision_backbone.trunk.pos_embed"]
     assert position.shape == (1, 17, 32) and torch.equal(position[:, 1:], model.image_encoder.position_embed)
+
+
+def test_a_tracker_that_is_cut_off_is_refused(small: Sam3Config, tmp_path: Path) -> None:
+    config = replace(small, image_encoder=replace(small.image_encoder, has_tracker_pyramid=True), tracker=SMALL_TRACKER)
+    save(Sam3(config), tmp_path / "a.pt", layout="native")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    del content["model"]["tracker.no_obj_ptr"], content["model"]["tracker.obj_ptr_proj.layers.1.bias"]
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match=r"2 missing:\n  tracker.no_obj_ptr\n  tracker.obj_ptr_proj.layers.1.bias"
+    ):
+        load_sam3(tmp_path / "a.pt")
+
+
+def test_a_model_without_tracker_says_what_to_do(model: Sam3, ours: Path) -> None:
+    loaded = load_sam3(ours)
+    assert loaded.tracker is None
+    assert "the file has no tracker that this model can use: no clicks, no videos" in str(loaded.load_report)
+    with pytest.raises(ValueError, match="this model has no tracker, .*; load weights that have one"):
+        loaded.require_tracker()
+    with pytest.raises(ValueError, match="a tracker needs its own feature pyramid; set has_tracker_pyramid=True"):
+        replace(loaded.config, tracker=SMALL_TRACKER)
+
+
+def test_files_from_before_there_was_a_tracker(ours: Path, model: Sam3) -> None:
+    with safe_open(ours, framework="pt") as file:
+        header = file.metadata()
+    config = json.loads(header["config"])
+    del config["tracker"]
+    save_file(load_file(ours), ours, metadata={**header, "config": json.dumps(config)})
+    assert_same(load_sam3(ours), model)
 
 
 def test_native_file_carries_the_rotary_tables(native: dict[str, Tensor]) -> None:
@@ -160,6 +202,7 @@ def test_native_file_without_a_note_about_its_sizes(small: Sam3Config, tmp_path:
         small,
         image_encoder=replace(small.image_encoder, has_tracker_pyramid=True),
         text_encoder=replace(small.text_encoder, width=128, unused_projection_width=8),
+        tracker=SMALL_TRACKER,
     )
     model = Sam3(config)
     save(model, tmp_path / "a.pt", layout="native")
@@ -299,5 +342,5 @@ def test_hub_download(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPa
 def test_public_names() -> None:
     assert sam3.load_sam3 is load_sam3 and sam3.Sam3Config is Sam3Config
     assert all(getattr(sam3, name).__name__ == name for name in sam3.__all__)
-    with pytest.raises(AttributeError, match="public names are ImagePredictor"):
+    with pytest.raises(AttributeError, match="public names are Click, ImagePredictor"):
         _ = sam3.load_sam2

@@ -42,7 +42,7 @@ def test_missing_unexpected_and_misshapen(model: Sam3, ours: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_sam3(ours)
     assert str(caught.value).splitlines() == [
-        f"{ours} (workbench layout): the tensors are not those of the SAM 3 image model "
+        f"{ours} (workbench layout): the tensors are not those of the SAM 3 model "
         f"({len(model.state_dict())} expected). Nothing was loaded.",
         "1 missing:",
         "  detector.decoder.norm.bias",
@@ -180,7 +180,7 @@ def test_transformers_settings_we_cannot_represent(
     parts = {None: config, "backbone_config": config["vision_config"]["backbone_config"], **config}
     parts[part][key] = value
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="does not describe a SAM 3 image model that this code can run") as caught:
+    with pytest.raises(CheckpointError, match="does not describe a SAM 3 model that this code can run") as caught:
         load_sam3(tmp_path)
     assert complaint in str(caught.value)
 

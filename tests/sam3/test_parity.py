@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sam3 import key_tables
 from sam3.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from sam3.checkpoint import load_sam3, save
 from sam3.config import Sam3Config
@@ -170,19 +171,29 @@ def test_video_folder(transformers_sam3: types.ModuleType, oracle: Callable[[str
     from transformers import Sam3VideoConfig, Sam3VideoModel
 
     torch.manual_seed(1)
-    detector = oracle("even").model
-    video = Sam3VideoModel(Sam3VideoConfig(detector_config=detector.config.to_dict())).eval()
+    detector = oracle("same-grid").model
+    widths = ("memory_attention_hidden_size", "memory_encoder_hidden_size", "mask_downsampler_embed_dim")
+    tracker = {
+        "vision_config": detector.config.vision_config.to_dict(),
+        "image_size": 160,
+        "prompt_encoder_config": {"hidden_size": 64, "patch_size": 16},
+        "mask_decoder_config": {"hidden_size": 64, "iou_head_hidden_dim": 64},
+        **dict.fromkeys((*widths, "memory_fuser_embed_dim"), 64),
+        "memory_fuser_intermediate_dim": 256,
+    }
+    config = Sam3VideoConfig(detector_config=detector.config.to_dict(), tracker_config=tracker)
+    video = Sam3VideoModel(config).eval()
     video.detector_model.load_state_dict(detector.state_dict())
     video.save_pretrained(tmp_path)
     model = load_sam3(tmp_path)
-    assert model.config.image_encoder.has_tracker_pyramid
-    assert {name.split(".")[0] for name in model.load_report.left_out} == {"tracker_model"}
+    assert model.config.image_encoder.has_tracker_pyramid and model.tracker is not None
+    assert model.load_report.left_out == (key_tables.REPEATED_KEY,)
 
-    pixel_values, prompts = torch.rand(1, 3, 112, 112) * 2 - 1, questions("one phrase", 112)
+    pixel_values, prompts = torch.rand(1, 3, 160, 160) * 2 - 1, questions("one phrase", 160)
     assert_equal(outputs_of(model, pixel_values, prompts), expected_outputs(detector, model, pixel_values, prompts))
     with torch.no_grad():
         tokens = detector.vision_encoder(pixel_values).last_hidden_state
-        expected, _ = video.tracker_neck(tokens.view(1, 8, 8, -1).permute(0, 3, 1, 2))
+        expected, _ = video.tracker_neck(tokens.view(1, 10, 10, -1).permute(0, 3, 1, 2))
         features = model.image_encoder(pixel_values, with_tracker=True)
     assert features.tracker_pyramid is not None
     for level, reference, detector_level in zip(features.tracker_pyramid, expected, features.pyramid, strict=False):
@@ -195,7 +206,7 @@ def test_our_folder_runs_in_transformers(oracle: Callable[[str], Any], tmp_path:
     """The way back: a folder we write is read by transformers without a complaint, and answers alike."""
     from transformers import Sam3Model
 
-    ours = Sam3(Sam3Config.tiny()).eval()
+    ours = Sam3(Sam3Config.tiny().without_tracker()).eval()
     save(ours, tmp_path / "folder", layout="transformers")
     theirs, info = Sam3Model.from_pretrained(tmp_path / "folder", output_loading_info=True)
     assert not any(info.values()), info

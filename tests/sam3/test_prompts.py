@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3.prompts import VISUAL_PHRASE, Prompt, as_prompts
+from sam3.prompts import VISUAL_PHRASE, Click, ObjectPrompt, Prompt, as_prompts
 
 BOXES = [[10, 20, 40, 60], [1.5, 2.5, 3.5, 4.5]]
 
@@ -133,3 +133,55 @@ def test_negative_exemplars_alone_are_refused() -> None:
         with pytest.raises(ValueError, match="negative exemplars only.*add a phrase or a positive exemplar"):
             Prompt(**exemplars)
         assert Prompt("star", **exemplars).phrase == "star"
+
+
+def test_clicks() -> None:
+    assert Click(3, 4.5) == Click(3.0, 4.5, True) != Click(3, 4.5, is_positive=False)
+    assert isinstance(Click(np.float32(3), np.int64(4), np.bool_(False)).is_positive, bool)  # type: ignore[arg-type]
+    assert Click(1, 2, 0).is_positive is False  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Click(1, 2).x_px = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", 2), r"received the click \('a', 2\); expected two numbers"),
+        ((None, 2), "expected two numbers"),
+        ((1, np.nan), "expected finite numbers, in pixels of the picture"),
+        ((1, 2, 7), "received is_positive=7; expected True on the object, False beside it"),
+        ((1, 2, "no"), "received is_positive='no'"),
+    ],
+)
+def test_clicks_that_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Click(*arguments)
+
+
+def test_what_is_known_of_one_object() -> None:
+    mask, logits = np.eye(4, dtype=bool), np.ones((3, 3))
+    prompt = ObjectPrompt([Click(1, 2)], box_xyxy_px=(1, 2, 3, 4), mask=mask)
+    mask[:] = False
+    assert prompt.clicks == (Click(1, 2),) and np.array_equal(prompt.mask, np.eye(4))  # type: ignore[arg-type]
+    assert prompt.box_xyxy_px.tolist() == [1, 2, 3, 4]  # type: ignore[union-attr]
+    assert ObjectPrompt(Click(1, 2)).clicks == (Click(1, 2),)  # type: ignore[arg-type]
+    assert ObjectPrompt(mask_logits=logits).mask_logits.dtype == np.float32  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "received nothing that says which object is meant; give a click, a box or a mask"),
+        ({"clicks": [(1, 2)]}, r"received \(1, 2\) among the clicks; expected Click"),
+        ({"box_xyxy_px": [5, 5, 5, 9]}, r"the box \[\[5.0, 5.0, 5.0, 9.0\]\] has no area"),
+        ({"box_xyxy_px": [5, 5, 9]}, "box_xyxy_px: received shape"),
+        ({"box_xyxy_px": []}, "has no area"),
+        ({"mask": np.ones((2, 2))}, r"a mask of shape \(2, 2\) and type float64; expected \(H, W\) bool"),
+        ({"mask": np.ones((1, 2, 2), bool)}, r"a mask of shape \(1, 2, 2\)"),
+        ({"mask_logits": np.full((2, 2), np.inf)}, r"mask logits of shape \(2, 2\); expected finite numbers"),
+        ({"mask": np.ones((2, 2), bool), "mask_logits": np.ones((2, 2))}, "a mask and mask logits; give one of them"),
+    ],
+)
+def test_objects_that_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ObjectPrompt(**given)

@@ -46,7 +46,7 @@ def pretrain(
     Args:
         out: folder of the run.
         config: the recipe.
-        model_config: default `Sam3Config.tiny()`.
+        model_config: default `Sam3Config.tiny()` without a tracker, which learns from videos.
         device: default CUDA when there is one, else the CPU.
         start: weights to begin stage 2 with, leaving stage 1 out; whatever `load_sam3` takes.
         num_scenes: held-out scenes of the final measurement, eight pairs each.
@@ -58,7 +58,7 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     initial = None if start is None else load_sam3(start)
     config = config or PretrainConfig()
-    model_config = model_config or (Sam3Config.tiny() if initial is None else initial.config)
+    model_config = model_config or (Sam3Config.tiny().without_tracker() if initial is None else initial.config)
     if torch.distributed.is_torchelastic_launched() and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
