@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +133,13 @@ def draw_answer(example: Example, record: PairRecord, score_threshold: float, si
 def worth_seeing(comparison: Comparison, limit: int) -> tuple[PairChange, ...]:
     """Pairs to show to a person: regressions first, then the largest gains, then what is still wrong, then the rest.
 
-    When there are more regressions than fit, a third of the places is kept for gains.
+    When there are more regressions than fit, a third of the places is kept for gains; among these, phrases that are
+    there and phrases that are refused take turns.
     """
     worse = [pair for pair in comparison.pairs if pair.delta < 0]
-    better = sorted((pair for pair in comparison.pairs if pair.delta > 0), key=lambda pair: -pair.delta)
+    gains = sorted((pair for pair in comparison.pairs if pair.delta > 0), key=lambda pair: -pair.delta)
+    kinds = [pair for pair in gains if pair.num_truth], [pair for pair in gains if not pair.num_truth]
+    better = [pair for both in zip_longest(*kinds) for pair in both if pair is not None]
     wrong = [pair for pair in comparison.pairs if pair.delta == 0 and pair.f1_after < 1]
     right = [pair for pair in comparison.pairs if pair.delta == 0 and pair.f1_after >= 1]
     kept = min(len(worse), max(limit - len(better), limit - limit // 3))
