@@ -24,10 +24,10 @@ help:
 demo: $(READY)
 	@echo "[1/2] coins: adapting"
 	@$(BIN)/workbench adapt recipes/coins.yaml --out runs/coins
-	@echo "[2/2] words: adapting"
-	@$(BIN)/workbench adapt recipes/words.yaml --out runs/words
-	@echo "Done. The results lie in runs/coins and runs/words:"
-	@ls runs/coins runs/words
+	@echo "[2/2] nuclei: adapting"
+	@$(BIN)/workbench adapt recipes/nuclei.yaml --out runs/nuclei
+	@echo "Done. The results lie in runs/coins and runs/nuclei:"
+	@ls runs/coins runs/nuclei
 
 test: lint
 	@$(BIN)/python -m pytest
