@@ -26,7 +26,7 @@ class CalibratedPredictor:
     Example:
         >>> from sam3 import load_sam3
         >>> from workbench.calibrate import PhraseCalibration
-        >>> eager = PhraseCalibration("", 1.0, shift=0.0, presence_shift=4.0, precision=None, recall=None)
+        >>> eager = PhraseCalibration("", 1.0, shift=0.0, presence_shift=12.0, precision=None, recall=None)
         >>> calibration = Calibration(eager, (replace(eager, phrase="disc"),))
         >>> predictor = CalibratedPredictor(ImagePredictor(load_sam3("tiny")), calibration)
         >>> predictor.set_image(np.full((60, 80, 3), 255, dtype=np.uint8))

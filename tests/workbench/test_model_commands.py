@@ -18,7 +18,7 @@ from workbench.adapters import Plan, add_adapter, load_adapter
 
 PHRASES = ("red disc", "bar")
 LAYOUTS = {"workbench": "merged.safetensors", "native": "merged.pt", "transformers": "merged"}
-TOLERANCE = {"logits": 1e-5, "boxes": 1e-5, "presence": 1e-5, "semantic": 1e-5, "masks": 1e-4}
+TOLERANCE = {"logits": 1e-5, "boxes": 1e-5, "presence": 1e-5, "semantic": 1e-4, "masks": 1e-4}
 
 
 def pictures(model: Sam3) -> Tensor:

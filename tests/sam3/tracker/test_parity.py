@@ -28,7 +28,7 @@ pytestmark = pytest.mark.parity
 SIDE, GRID, WIDTH = 112, (8, 8), 128
 MEMORY_WIDTH = 64  # transformers has no other
 NUM_FRAMES = 9
-MASK_TOLERANCE = 5e-5  # mask logits deviate by several units
+MASK_TOLERANCE = 2e-4  # mask logits of several units, after up to nine steps that build on each other
 
 
 @dataclass(frozen=True)
