@@ -21,6 +21,9 @@ Box of the paper's Fig. 2 and where it is written:
     prompt encoder, mask decoder  tracker/prompt_encoder.py, tracker/mask_decoder.py
     memory and its bank           tracker/memory.py, tracker/memory_bank.py
     pictures in, masks out        prompts.py, predictor.py, interactive.py
+    one frame of a video          video/frame_loop.py, video/following.py
+    rules for masklets            video/association.py, video/masklets.py, video/config.py
+    videos in, masklets out       video/session.py, video/source.py, video/results.py
     weights in and out            checkpoint.py
 
 Letters in shapes: B pictures, T phrases, P (picture, prompt) pairs, Q queries, N and M items of one prompt or picture
@@ -37,30 +40,43 @@ if TYPE_CHECKING:
     from sam3.checkpoint import load_sam3
     from sam3.config import Sam3Config
     from sam3.interactive import Segmentation
-    from sam3.predictor import ImagePredictor, Prediction
+    from sam3.predictor import ImagePredictor, Prediction, VideoPredictor
     from sam3.prompts import Click, ObjectPrompt, Prompt
+    from sam3.video.config import VideoConfig
+    from sam3.video.results import FrameResult, Masklet
+    from sam3.video.source import open_video
 
 __all__ = [
     "Click",
+    "FrameResult",
     "ImagePredictor",
+    "Masklet",
     "ObjectPrompt",
     "Prediction",
     "Prompt",
     "Sam3Config",
     "Segmentation",
+    "VideoConfig",
+    "VideoPredictor",
     "load_sam3",
+    "open_video",
 ]
 
 # Imported on first use: a command that only prints its help need not wait for torch.
 _MODULES = {
     "Click": "sam3.prompts",
+    "FrameResult": "sam3.video.results",
     "ImagePredictor": "sam3.predictor",
+    "Masklet": "sam3.video.results",
     "ObjectPrompt": "sam3.prompts",
     "Prediction": "sam3.predictor",
     "Prompt": "sam3.prompts",
     "Sam3Config": "sam3.config",
     "Segmentation": "sam3.interactive",
+    "VideoConfig": "sam3.video.config",
+    "VideoPredictor": "sam3.predictor",
     "load_sam3": "sam3.checkpoint",
+    "open_video": "sam3.video.source",
 }
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sam3.config import ImageEncoderConfig
@@ -176,3 +178,15 @@ class ImageEncoder(nn.Module):
     def _levels(self, pyramid: nn.ModuleList, x: Tensor) -> tuple[Tensor, ...]:
         """The three finest maps; a fourth, half-size one exists in released weights and is used by nothing."""
         return tuple(level(x) for level in list(pyramid)[:3])
+
+
+def to_pixel_values(picture: NDArray[np.uint8], size: int) -> Tensor:
+    """The model's input: resized to (3, size, size) without keeping the aspect ratio, -1..1.
+
+    Bilinear with antialiasing, rounded to whole grey levels, as the released weights were used.
+    """
+    values = torch.tensor(picture).permute(2, 0, 1)[None].float()
+    if values.shape[-2:] != (size, size):
+        values = F.interpolate(values, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        values = values.round().clamp(0, 255)
+    return values[0] / 127.5 - 1

@@ -68,7 +68,7 @@ def segment_objects(
         ValueError: a click or box lies outside the picture.
     """
     for prompt in prompts:
-        _refuse_outside(prompt, size)
+        refuse_outside(prompt, size)
     groups: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)  # equal numbers of points share a batch
     for row, prompt in enumerate(prompts):
         points, has_mask = _num_points(prompt), prompt.mask is not None or prompt.mask_logits is not None
@@ -76,7 +76,7 @@ def segment_objects(
         groups[points, has_mask, is_open].append(row)
     answers: dict[int, Segmentation] = {}
     for (_, _, is_open), rows in groups.items():
-        hints = _hints([prompts[row] for row in rows], size, features)
+        hints = hints_of([prompts[row] for row in rows], size, features)
         candidates = tracker.segment(features, hints, is_ambiguous=is_open)
         answers |= {row: _segmentation(candidates, index, size) for index, row in enumerate(rows)}
     return [answers[row] for row in range(len(prompts))]
@@ -86,7 +86,12 @@ def _num_points(prompt: ObjectPrompt) -> int:
     return len(prompt.clicks) + (0 if prompt.box_xyxy_px is None else 2)
 
 
-def _refuse_outside(prompt: ObjectPrompt, size: tuple[int, int]) -> None:
+def refuse_outside(prompt: ObjectPrompt, size: tuple[int, int]) -> None:
+    """Refuses a prompt whose click or box lies outside a picture of `size` (H, W).
+
+    Raises:
+        ValueError: it does.
+    """
     height, width = size
     for click in prompt.clicks:
         if not (0 <= click.x_px <= width and 0 <= click.y_px <= height):
@@ -103,8 +108,8 @@ def _refuse_outside(prompt: ObjectPrompt, size: tuple[int, int]) -> None:
             )
 
 
-def _hints(prompts: Sequence[ObjectPrompt], size: tuple[int, int], features: FrameFeatures) -> Hints:
-    """Prompts with equally many points, for the tracker."""
+def hints_of(prompts: Sequence[ObjectPrompt], size: tuple[int, int], features: FrameFeatures) -> Hints:
+    """Prompts with equally many points, on a picture of `size` (H, W), as the tracker takes them."""
     device = features.coarse.device
     points = np.zeros((len(prompts), _num_points(prompts[0]), 2), dtype=np.float32)
     labels = np.zeros(points.shape[:2], dtype=np.int64)

@@ -1,12 +1,14 @@
-"""Pictures and prompts in, boxes and masks in picture pixels out.
+"""Pictures and prompts in, boxes and masks in picture pixels out; videos in, masklets out.
 
 `ImagePredictor` does what stands between a user and the model: reading and resizing pictures, scaling exemplars,
 keeping features of a picture for the next question, choosing by score and enlarging masks. Clicks: `interactive`.
+`VideoPredictor` opens sessions, which do the same for videos: `video.session`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
 
@@ -14,16 +16,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sam3.boxes import cxcywh_to_xyxy
 from sam3.detector.detector import DetectorOutput
-from sam3.image_encoder import ImageFeatures
+from sam3.image_encoder import ImageFeatures, to_pixel_values
 from sam3.interactive import Segmentation, segment_objects
 from sam3.model import Sam3
 from sam3.pictures import Picture, read_picture
 from sam3.prompts import Click, ObjectPrompt, Prompt, as_prompts
 from sam3.tracker.tracker import FrameFeatures
+from sam3.video.config import VideoConfig
+from sam3.video.session import VideoSession
+from sam3.video.source import FrameSource, Video, open_video
 
 if TYPE_CHECKING:
     import supervision
@@ -71,18 +75,6 @@ class Prediction:
             class_id=np.zeros(len(self), dtype=int),
             data={"class_name": np.array([self.phrase or "visual"] * len(self), dtype=object)},
         )
-
-
-def to_pixel_values(picture: NDArray[np.uint8], size: int) -> Tensor:
-    """The model's input: resized to (3, size, size) without keeping the aspect ratio, -1..1.
-
-    Bilinear with antialiasing, rounded to whole grey levels, as the released weights were used.
-    """
-    values = torch.tensor(picture).permute(2, 0, 1)[None].float()
-    if values.shape[-2:] != (size, size):
-        values = F.interpolate(values, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        values = values.round().clamp(0, 255)
-    return values[0] / 127.5 - 1
 
 
 class ImagePredictor:
@@ -181,7 +173,7 @@ class ImagePredictor:
         for start in range(0, len(asked), self.pairs_at_once):
             part = asked[start : start + self.pairs_at_once]
             rows = sorted({row for row, _ in part})
-            scaled = [[self._scaled(p, row) for r, p in part if r == row] for row in rows]
+            scaled = [[p.on_input(self._sizes[row], self.image_size) for r, p in part if r == row] for row in rows]
             output = self.model.detect(self._features[torch.tensor(rows, device=self.model.device)], scaled)
             for pair, (row, prompt) in enumerate(part):
                 answers[row].append(self._prediction(output, pair, prompt, self._sizes[row], threshold))
@@ -248,19 +240,6 @@ class ImagePredictor:
         answer = self.segment(ObjectPrompt(clicks, mask=prediction.masks[index]), is_ambiguous=False)
         return prediction.with_mask(index, answer.masks[0])
 
-    def _scaled(self, prompt: Prompt, row: int) -> Prompt:
-        height, width = self._sizes[row]
-        boxes, points = np.asarray(prompt.exemplar_boxes_xyxy_px), np.asarray(prompt.exemplar_points_xy_px)
-        beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, 2:] <= 0).any(1)
-        astray = (points < 0).any(1) | (points > (width, height)).any(1)
-        if beside.any() or astray.any():
-            first = (boxes[beside] if beside.any() else points[astray])[0].tolist()
-            raise ValueError(
-                f"the exemplar {first} lies outside the picture, which is {width} pixels wide and {height} high; give "
-                "coordinates in pixels of the picture, x before y"
-            )
-        return prompt.scaled(self.image_size / width, self.image_size / height)
-
     def _prediction(
         self, output: DetectorOutput, pair: int, prompt: Prompt, size: tuple[int, int], threshold: float
     ) -> Prediction:
@@ -283,6 +262,68 @@ class ImagePredictor:
             scores=scores[kept].cpu().numpy(),
             presence_score=float(output.presence_logits[pair].float().sigmoid()),
             image_size=size,
+        )
+
+
+class VideoPredictor:
+    """Opens videos for a model: phrases find every instance in every frame, clicks follow single objects.
+
+    Args:
+        model: from `load_sam3`, with a tracker; put into evaluation mode.
+        config: the rules for masklets; the values of the release by default. `VideoConfig(hotstart_frames=0)` holds no
+            result back, for a camera.
+        image_size: side of the model's input; a multiple of the patch size. Default: what the model was trained at.
+        tracker_context: entered while the features for the tracker are computed, such as one that switches an adapter
+            of the image encoder off, so that the tracker sees what it was trained on. Costs a second pass per frame.
+        objects_at_once: objects tracked in one pass; bounds the memory.
+
+    Raises:
+        ValueError: the model has no tracker.
+
+    Example:
+        >>> from sam3.config import Sam3Config
+        >>> predictor = VideoPredictor(Sam3(Sam3Config.tiny()))
+        >>> with predictor.open(np.full((3, 60, 80, 3), 255, dtype=np.uint8)) as session:
+        ...     clicked = session.add(Click(40, 25))
+        ...     [result.frame for result in session.propagate()]
+        [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        model: Sam3,
+        config: VideoConfig | None = None,
+        *,
+        image_size: int | None = None,
+        tracker_context: Callable[[], AbstractContextManager[object]] | None = None,
+        objects_at_once: int = 16,
+    ):
+        model.require_tracker()
+        self.model = model.eval()
+        self.config = config or VideoConfig()
+        self.image_size = image_size or model.config.image_encoder.image_size
+        self.tracker_context = tracker_context
+        self.objects_at_once = objects_at_once
+
+    def open(self, video: Video | FrameSource, *, frame_rate: float | None = None) -> VideoSession:
+        """A session with a video.
+
+        Args:
+            video: a folder of frames, a video file, an array (F,H,W,3) uint8 RGB, a list of pictures, any iterator of
+                pictures such as a camera, or what `open_video` returns.
+            frame_rate: of anything but a video file.
+
+        Raises:
+            VideoError: it cannot be read, or is empty.
+        """
+        source = video if isinstance(video, FrameSource) else open_video(video, frame_rate=frame_rate)
+        return VideoSession(
+            self.model,
+            source,
+            self.config,
+            image_size=self.image_size,
+            tracker_context=self.tracker_context,
+            objects_at_once=self.objects_at_once,
         )
 
 

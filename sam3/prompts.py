@@ -67,6 +67,10 @@ class Prompt:
         """What the text encoder reads."""
         return VISUAL_PHRASE if self.phrase is None else self.phrase
 
+    @property
+    def has_exemplars(self) -> bool:
+        return bool(np.size(self.exemplar_boxes_xyxy_px) or np.size(self.exemplar_points_xy_px))
+
     def scaled(self, x: float, y: float) -> Prompt:
         """The same prompt on a picture resized by factors `x` and `y`."""
         return replace(
@@ -74,6 +78,24 @@ class Prompt:
             exemplar_boxes_xyxy_px=np.asarray(self.exemplar_boxes_xyxy_px) * [x, y, x, y],
             exemplar_points_xy_px=np.asarray(self.exemplar_points_xy_px) * [x, y],
         )
+
+    def on_input(self, picture_size: tuple[int, int], side: int) -> Prompt:
+        """The same prompt on a picture (H, W) resized to `side` x `side`, as the model takes it.
+
+        Raises:
+            ValueError: an exemplar lies outside the picture.
+        """
+        height, width = picture_size
+        boxes, points = np.asarray(self.exemplar_boxes_xyxy_px), np.asarray(self.exemplar_points_xy_px)
+        beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, 2:] <= 0).any(1)
+        astray = (points < 0).any(1) | (points > (width, height)).any(1)
+        if beside.any() or astray.any():
+            first = (boxes[beside] if beside.any() else points[astray])[0].tolist()
+            raise ValueError(
+                f"the exemplar {first} lies outside the picture, which is {width} pixels wide and {height} high; give "
+                "coordinates in pixels of the picture, x before y"
+            )
+        return self.scaled(side / width, side / height)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from sam3.files import write_folder_atomically, write_text
+from sam3.image_encoder import to_pixel_values
 from sam3.model import Sam3
-from sam3.predictor import to_pixel_values
 from sam3.prompts import Prompt
 
 MANIFEST = "manifest.json"

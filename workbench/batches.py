@@ -16,9 +16,8 @@ from torch import Tensor
 
 from sam3.boxes import xyxy_to_cxcywh
 from sam3.detector.matcher import Targets
-from sam3.image_encoder import ImageFeatures
+from sam3.image_encoder import ImageFeatures, to_pixel_values
 from sam3.model import Sam3
-from sam3.predictor import to_pixel_values
 from sam3.prompts import Prompt
 from workbench.augment import View, ViewConcept, drawn_box, make_view
 from workbench.examples import Example

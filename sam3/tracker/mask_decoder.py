@@ -7,6 +7,7 @@ that of SAM 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,22 @@ class MaskCandidates:
     iou_scores: Tensor
     tokens: Tensor
     object_score_logits: Tensor
+
+    def __getitem__(self, objects: Tensor | slice) -> MaskCandidates:
+        """The masks of some of the objects."""
+        return MaskCandidates(
+            self.mask_logits[objects], self.iou_scores[objects], self.tokens[objects], self.object_score_logits[objects]
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[MaskCandidates]) -> MaskCandidates:
+        """The masks of the objects of several batches in order."""
+        return MaskCandidates(
+            torch.cat([part.mask_logits for part in parts]),
+            torch.cat([part.iou_scores for part in parts]),
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.object_score_logits for part in parts]),
+        )
 
     def ambiguous(self) -> MaskCandidates:
         """The three masks for a prompt that can mean several things, such as one click."""

@@ -100,7 +100,7 @@ class MemoryAttention(nn.Module):
         Args:
             image: (K or 1, C, h, w).
             memory: (K, S, M) tokens: whole maps of h x w cells, then pieces of object pointers.
-            places: (1, S, M) position codes of the tokens, added to keys only.
+            places: (K or 1, S, M) position codes of the tokens, added to keys only.
             num_unplaced: how many of the last tokens are pieces of pointers.
 
         Returns:

@@ -55,6 +55,17 @@ class MemoryEntry:
             self.is_conditioning,
         )
 
+    @staticmethod
+    def joined(entries: Sequence[MemoryEntry]) -> MemoryEntry:
+        """The memory of one frame, of the objects of several entries in order."""
+        return MemoryEntry(
+            torch.cat([entry.maps for entry in entries]),
+            torch.cat([entry.pointers for entry in entries]),
+            torch.cat([entry.object_score_logits for entry in entries]),
+            torch.cat([entry.iou_scores for entry in entries]),
+            entries[0].is_conditioning,
+        )
+
     def to(self, device: torch.device | str) -> MemoryEntry:
         """The same on another device."""
         return replace(
@@ -100,6 +111,17 @@ class Recollection:
     pointers: tuple[Tensor, ...]
     distances: tuple[int, ...]
     span: int
+
+    def __len__(self) -> int:
+        return len(self.maps[0])
+
+    def __getitem__(self, objects: slice) -> Recollection:
+        """What some of the objects are shown."""
+        return replace(
+            self,
+            maps=tuple(maps[objects] for maps in self.maps),
+            pointers=tuple(pointers[objects] for pointers in self.pointers),
+        )
 
 
 def choose_frames(
@@ -224,16 +246,30 @@ class MemoryBank:
             span=choice.span,
         )
 
-    def trim(self, frame: int, *, num_frames: int | None = None, is_backward: bool = False) -> None:
-        """Forgets what no frame after `frame` can recall when time goes on in this direction."""
-        step = -1 if is_backward else 1
-        near = range(frame - step * (MAX_POINTERS - 1), frame + step, step)
-        if self.by_quality:
-            others = {t: entry.quality for t, entry in self.entries.items() if not entry.is_conditioning}
-            kept = {frame, *_good_frames(frame + step, others, num_frames, step, MAX_POINTERS - 1)}
-        else:
-            kept = set(near)
-        self.entries = {t: entry for t, entry in self.entries.items() if entry.is_conditioning or t in kept}
+    def trim(
+        self, frame: int, *, num_frames: int | None = None, is_backward: bool = False, turn: int | None = None
+    ) -> None:
+        """Forgets what no later frame can recall.
+
+        Args:
+            frame: the last one seen. is_backward: the direction in which time goes on.
+            num_frames: length of the video, when it is known.
+            turn: where time began to go in this direction, and may yet go the other way; by default it will not.
+        """
+        kept = self._recallable(frame, num_frames, -1 if is_backward else 1)
+        if turn is not None:
+            kept |= self._recallable(turn, num_frames, 1 if is_backward else -1)
+        self.entries = {t: entry for t, entry in self.entries.items() if t in kept}
+
+    def _recallable(self, frame: int, num_frames: int | None, step: int) -> set[int]:
+        """The frames that may be recalled when time goes on from `frame`."""
+        conditioning = [t for t, entry in self.entries.items() if entry.is_conditioning]
+        passed = sorted((t for t in conditioning if step * (frame - t) >= 0), key=lambda t: abs(frame - t))
+        kept = {frame, *passed[:MAX_CONDITIONING_FRAMES], *(t for t in conditioning if step * (frame - t) < 0)}
+        if not self.by_quality:
+            return kept | set(range(frame - step * (MAX_POINTERS - 1), frame + step, step))
+        others = {t: entry.quality for t, entry in self.entries.items() if not entry.is_conditioning}
+        return kept | set(_good_frames(frame + step, others, num_frames, step, MAX_POINTERS - 1))
 
     def keep(self, objects: Tensor | slice) -> None:
         """Forgets all but some of the objects."""

@@ -70,6 +70,28 @@ class TrackerOutput:
     def __len__(self) -> int:
         return len(self.pointers)
 
+    @staticmethod
+    def joined(parts: Sequence[TrackerOutput]) -> TrackerOutput:
+        """What a frame shows of the objects of several batches in order, without memory."""
+        return TrackerOutput(
+            torch.cat([part.mask_logits for part in parts]),
+            torch.cat([part.iou_scores for part in parts]),
+            torch.cat([part.object_score_logits for part in parts]),
+            torch.cat([part.pointers for part in parts]),
+            MaskCandidates.joined([part.candidates for part in parts]),
+        )
+
+    def __getitem__(self, objects: Tensor | slice) -> TrackerOutput:
+        """What the frame shows of some of the objects."""
+        return TrackerOutput(
+            self.mask_logits[objects],
+            self.iou_scores[objects],
+            self.object_score_logits[objects],
+            self.pointers[objects],
+            self.candidates[objects],
+            None if self.memory is None else self.memory[objects],
+        )
+
 
 class Tracker(nn.Module):
     """Segments single objects from hints, and follows them.
@@ -129,7 +151,7 @@ class Tracker(nn.Module):
         self,
         features: FrameFeatures,
         *,
-        memory: Recollection | None = None,
+        memory: Recollection | Sequence[Recollection] | None = None,
         hints: Hints | None = None,
         with_memory: bool = True,
     ) -> TrackerOutput:
@@ -137,7 +159,7 @@ class Tracker(nn.Module):
 
         Args:
             features: from `prepare`, of one frame or one per object.
-            memory: what is remembered of the objects; None where they are shown for the first time.
+            memory: what is remembered of the objects, see `remember`; None where they are shown for the first time.
             hints: of the objects in this frame; None to follow them by memory alone.
             with_memory: also encode what to store of this frame: as a conditioning frame when there are hints.
 
@@ -146,11 +168,13 @@ class Tracker(nn.Module):
         """
         if memory is None and hints is None:
             raise ValueError("received neither memory nor hints; pass what MemoryBank.recall returns, or Hints")
-        if memory is not None and hints is not None and len(memory.maps[0]) != len(hints):
-            raise ValueError(
-                f"received memory of {len(memory.maps[0])} objects and hints of {len(hints)}; both must be of the same "
-                "objects, in the same order"
-            )
+        if memory is not None and hints is not None:
+            parts = [memory] if isinstance(memory, Recollection) else memory
+            if (num_remembered := sum(map(len, parts))) != len(hints):
+                raise ValueError(
+                    f"received memory of {num_remembered} objects and hints of {len(hints)}; both must be of the same "
+                    "objects, in the same order"
+                )
         image = self.without_memory(features) if memory is None else self.remember(features, memory)
         given = Hints.none(len(image), image.device) if hints is None else hints
         output = self._chosen(self.decode(image, features, given, is_ambiguous=given.labels.shape[1] <= 1))
@@ -206,8 +230,22 @@ class Tracker(nn.Module):
         """The frame's coarsest map, marked as seen without memory: (B, C, h, w)."""
         return features.coarse + self.no_memory_embed.view(1, -1, 1, 1)
 
-    def remember(self, features: FrameFeatures, memory: Recollection) -> Tensor:
-        """The frame's coarsest map as seen with memory: (K, C, h, w)."""
+    def remember(self, features: FrameFeatures, memory: Recollection | Sequence[Recollection]) -> Tensor:
+        """The frame's coarsest map as seen with memory: (K, C, h, w).
+
+        Args:
+            features: of one frame, or one per object.
+            memory: of K objects; or several, of objects that remember different frames, but equally many.
+        """
+        parts = [memory] if isinstance(memory, Recollection) else list(memory)
+        tokens, places, num_pieces = zip(*(self._memory_tokens(features, part) for part in parts), strict=True)
+        if len(parts) == 1:
+            return self.memory_attention(features.coarse, tokens[0], places[0], num_pieces[0])
+        codes = torch.cat([place.expand(len(part), -1, -1) for place, part in zip(places, parts, strict=True)])
+        return self.memory_attention(features.coarse, torch.cat(tokens), codes, num_pieces[0])
+
+    def _memory_tokens(self, features: FrameFeatures, memory: Recollection) -> tuple[Tensor, Tensor, int]:
+        """Tokens (K, S, M) of what is remembered, their position codes (1, S, M), how many are pieces of pointers."""
         dtype, grid = features.coarse.dtype, features.grid
         grid_code = sine_position_map(*grid, self.config.memory_width, features.coarse.device)
         tokens = [maps.to(dtype).flatten(2).transpose(1, 2) for maps in memory.maps]  # (K, hw, M)
@@ -221,7 +259,7 @@ class Tracker(nn.Module):
             codes = self.distance_code(memory.distances, memory.span)
             places.append(codes.repeat_interleave(pieces.shape[1] // len(codes), dim=0)[None])
             num_pieces = pieces.shape[1]
-        return self.memory_attention(features.coarse, torch.cat(tokens, dim=1), torch.cat(places, dim=1), num_pieces)
+        return torch.cat(tokens, dim=1), torch.cat(places, dim=1), num_pieces
 
     def distance_code(self, distances: Sequence[int], span: int) -> Tensor:
         """Position code (P, M) of object pointers by their distances, in parts of `span`."""

@@ -139,6 +139,8 @@ class Masklet:
         scores: (N,) float32, 0..1: how sure it is that the object is there, frame by frame.
         detection_score: 0..1: how sure its first detection was.
         presence_score: 0..1: how sure it was then that the phrase is in the frame at all.
+        masklet_detection_score: the paper's, over its whole life: frames in which the detector saw it too, minus frames
+            in which it did not. 0 where no detector looked.
 
     Example:
         >>> mask = np.zeros((1, 8, 8), dtype=bool)
@@ -158,6 +160,7 @@ class Masklet:
     scores: NDArray[np.float32]
     detection_score: float = 1.0
     presence_score: float = 1.0
+    masklet_detection_score: int = 0
 
     def __post_init__(self) -> None:
         name = f"masklet {self.id}"

@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sam3.image_encoder import to_pixel_values
 from sam3.interactive import Segmentation
 from sam3.masks import fill_holes
 from sam3.model import Sam3
-from sam3.predictor import ImagePredictor, Prediction, to_pixel_values
+from sam3.predictor import ImagePredictor, Prediction
 from sam3.prompts import Click, ObjectPrompt, Prompt
 from sam3.tracker.prompt_encoder import Hints
 

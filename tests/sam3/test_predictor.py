@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from sam3.image_encoder import to_pixel_values
 from sam3.model import Sam3
 from sam3.pictures import read_picture
-from sam3.predictor import ImagePredictor, Prediction, to_pixel_values
+from sam3.predictor import ImagePredictor, Prediction
 from sam3.prompts import Prompt
 
 WIDTH, HEIGHT = 75, 44

@@ -1,0 +1,378 @@
+"""One video that is worked on: prompts in, masklets out.
+
+A session plays the video through the `FrameLoop`, forward and backward, as often as is asked, and does nothing twice.
+Kept of the past: memories of the tracker in a ring, a few numbers per masklet, and masks as run lengths.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sam3.interactive import refuse_outside
+from sam3.masks import divide_pixels
+from sam3.model import Sam3
+from sam3.prompts import Click, ObjectPrompt, Prompt
+from sam3.rle import Rle
+from sam3.video.config import VideoConfig
+from sam3.video.following import Play
+from sam3.video.frame_loop import EncodedFrame, FrameLoop, Search, Seen
+from sam3.video.masklets import release, remove_masklet
+from sam3.video.results import FrameResult, Masklet, masklets_of
+from sam3.video.source import BrokenFrameError, FrameSource
+
+if TYPE_CHECKING:
+    import supervision
+
+Direction = Literal["forward", "backward", "both"]
+
+
+@dataclass
+class _Front:
+    """How far something was played: it began at `origin`, and is done from `first` to `last`."""
+
+    origin: int
+    first: int
+    last: int
+
+    def is_ahead(self, play: Play) -> bool:
+        """Whether a frame is still to be done in the direction of time."""
+        return play.frame < self.first if play.is_backward else play.frame > self.last
+
+    def advance(self, play: Play) -> None:
+        self.first, self.last = min(self.first, play.frame), max(self.last, play.frame)
+
+    def next(self, *, is_backward: bool) -> int:
+        """Where to begin: at the origin, which is done but was not handed out, or after the last frame done."""
+        end = self.first if is_backward else self.last
+        return end if end == self.origin else end + (-1 if is_backward else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    """What was seen in a frame and not handed out; `waits` while new masklets may turn out to be false alarms."""
+
+    frame: int
+    seen: tuple[Seen, ...]
+    waits: bool
+
+
+class VideoSession:
+    """A video with its prompts and what was found so far; made by `VideoPredictor.open`. Use it in a `with` block.
+
+    Attributes:
+        source: the frames.
+        broken_frames: numbers of frames that could not be read and were passed over.
+        newest_id: of the masklet that was found or shown last; None before the first.
+    """
+
+    def __init__(
+        self,
+        model: Sam3,
+        source: FrameSource,
+        config: VideoConfig,
+        *,
+        image_size: int,
+        tracker_context: Callable[[], AbstractContextManager[object]] | None = None,
+        objects_at_once: int = 16,
+    ):
+        self.source = source
+        self.broken_frames: list[int] = []
+        self._config = config
+        self._loop = FrameLoop(
+            model,
+            config,
+            source.size,
+            image_size=image_size,
+            tracker_context=tracker_context,
+            objects_at_once=objects_at_once,
+        )
+        self._by_hand = Search(None)
+        self._searches: list[tuple[Search, _Front]] = []
+        self._corrected: dict[int, _Front] = {}  # masklets that a user has shown, and how far they were followed since
+        self._masks: dict[int, dict[int, tuple[Rle, float]]] = {}  # frame -> id -> mask, score
+        self._encoded: EncodedFrame | None = None
+        self._is_playing = False
+
+    @property
+    def newest_id(self) -> int | None:
+        return self._loop.next_id - 1 if self._loop.next_id else None
+
+    # ------------------------------------------------------------------------------------------------- what is wanted
+    @torch.inference_mode()
+    def add(
+        self,
+        what: str | Prompt | Click | ObjectPrompt | Sequence[Click],
+        frame: int = 0,
+        *,
+        masklet_id: int | None = None,
+    ) -> FrameResult:
+        """Searches a concept from a frame on, or shows one object by hand; several may be added.
+
+        Args:
+            what: a phrase, or a `Prompt` with exemplars in pixels of this frame: every instance of it will be found.
+                Clicks, or an `ObjectPrompt` with a box or a mask: one object will be followed.
+            frame: that the exemplars, clicks, box or mask lie on, and in which the search begins. On other frames, a
+                phrase is asked without its exemplars, and masklets found by exemplars alone are followed.
+            masklet_id: the object that clicks correct; by default they show a new one, which becomes `newest_id`.
+
+        Returns:
+            What the frame shows with it. What was found may still turn out to be a false alarm later.
+
+        Raises:
+            ValueError: an empty phrase, one that is searched already, a prompt outside the frame, a `masklet_id` that
+                does not exist or came with a phrase, or the video is just being played.
+            IndexError: the video has no such frame.
+            VideoError: the frame cannot be read.
+        """
+        self._refuse_while_playing("add")
+        pixels = self.source.frame(frame)
+        if self._encoded is None or self._encoded.frame != frame:
+            self._encoded = self._loop.encode(frame, pixels)
+        if isinstance(what, str | Prompt):
+            if masklet_id is not None:
+                raise ValueError(
+                    f"received masklet_id={masklet_id} with a phrase; only clicks, boxes and masks correct one masklet"
+                )
+            self._search(what if isinstance(what, Prompt) else Prompt(what), self._encoded)
+        else:
+            self._show(what if isinstance(what, ObjectPrompt) else ObjectPrompt(what), self._encoded, masklet_id)  # type: ignore[arg-type]
+        return self.result(frame)
+
+    def remove(self, what: int | str) -> None:
+        """Forgets a masklet, or a phrase with all its masklets, in all frames.
+
+        Raises:
+            ValueError: there is no such masklet or phrase, or the video is just being played.
+        """
+        self._refuse_while_playing("remove")
+        if isinstance(what, str):
+            found = [pair for pair in self._searches if pair[0].phrase == what]
+            if not found:
+                raise ValueError(f"{what!r} is not searched; searched are {self._phrases()}")
+            self._searches.remove(found[0])
+            gone = found[0][0].cycle.ids
+        else:
+            search = self._search_of(what)
+            search.cycle = remove_masklet(search.cycle, what)
+            gone = (what,)
+        self._loop.following.stop(gone)
+        for one in gone:
+            self._corrected.pop(one, None)
+
+    def _search(self, prompt: Prompt, encoded: EncodedFrame) -> None:
+        if prompt.phrase is not None and prompt.phrase in self._phrases():
+            raise ValueError(
+                f"the phrase {prompt.phrase!r} is searched already; remove({prompt.phrase!r}) first to ask it anew"
+            )
+        search, frame = Search(prompt, encoded.frame), encoded.frame
+        seen = self._loop.step(encoded, [search], [], Play(frame, self.source.num_frames))
+        self._searches.append((search, _Front(frame, frame, frame)))
+        self._keep(_Pending(frame, tuple(seen), waits=True))
+
+    def _show(self, prompt: ObjectPrompt, encoded: EncodedFrame, masklet_id: int | None) -> None:
+        refuse_outside(prompt, self.source.size)
+        search, frame = self._by_hand if masklet_id is None else self._search_of(masklet_id), encoded.frame
+        if masklet_id is not None and prompt.mask is None and prompt.mask_logits is None:
+            known = self._masks.get(frame, {}).get(masklet_id)
+            prompt = prompt if known is None else replace(prompt, mask=known[0].mask())
+        seen = self._loop.show(encoded, search, prompt, masklet_id)
+        self._corrected[seen.ids[0]] = _Front(frame, frame, frame)
+        self._keep(_Pending(frame, (seen,), waits=False))
+
+    # ------------------------------------------------------------------------------------------------------- the pass
+    def propagate(
+        self, direction: Direction = "forward", *, start: int | None = None, num_frames: int | None = None
+    ) -> Iterator[FrameResult]:
+        """Plays the video and yields what each frame shows, in playing order.
+
+        Results of a search are held back for `VideoConfig.hotstart_frames`, so that false alarms do not show. Close the
+        iterator, or leave the loop, to stop at any frame: nothing is lost, and the next call goes on. A frame that
+        cannot be read is passed over with a warning and noted in `broken_frames`. Frames that were done before come
+        from store.
+
+        Args:
+            direction: "both" plays to the end, then back from the start to the first frame.
+            start: by default the first prompt, or where the last call stopped.
+            num_frames: at most so many frames in each direction, the first included.
+
+        Raises:
+            ValueError: nothing was added yet, or numbers and words that make no sense.
+            IndexError: the video has no frame `start`.
+            VideoError: frames of different sizes; all that came before is in `masklets`.
+        """
+        if direction not in ("forward", "backward", "both"):
+            raise ValueError(f"received direction {direction!r}; expected 'forward', 'backward' or 'both'")
+        if num_frames is not None and num_frames < 1:
+            raise ValueError(f"received num_frames={num_frames}; expected at least 1")
+        if not self._fronts():
+            raise ValueError("nothing is searched or shown yet; call add with a phrase, clicks, a box or a mask first")
+        self._refuse_while_playing("propagate")
+        length = self.source.num_frames
+        if start is not None and (start < 0 or (length is not None and start >= length)):
+            raise IndexError(f"received start={start}; the video has the frames 0 to {(length or 0) - 1}")
+        return self._propagate(direction, start, num_frames)
+
+    def _propagate(self, direction: Direction, start: int | None, num_frames: int | None) -> Iterator[FrameResult]:
+        if direction != "backward":
+            first = self._next(is_backward=False) if start is None else start
+            yield from self._pass(first, num_frames, is_backward=False)
+        if direction != "forward":
+            first = self._next(is_backward=True) if start is None else start
+            if direction == "both" and first in (start, *(front.origin for front in self._fronts())):
+                first -= 1  # it was handed out on the way forward
+            yield from self._pass(first, num_frames, is_backward=True)
+
+    def _next(self, *, is_backward: bool) -> int:
+        """Where a pass begins: where something is left to be done, or else at the first prompt."""
+        fronts, length = self._fronts(), self.source.num_frames
+        left = [front.next(is_backward=is_backward) for front in fronts]
+        left = [frame for frame in left if frame >= 0 and (length is None or frame < length)]
+        places = left or [front.origin for front in fronts]
+        return max(places) if is_backward else min(places)
+
+    def _pass(self, start: int, num_frames: int | None, *, is_backward: bool) -> Iterator[FrameResult]:
+        """One direction. Whatever ends it, all that was computed is kept."""
+        pending: tuple[_Pending, ...] = ()
+        self._is_playing = True
+        try:
+            for play in self._times(start, num_frames, is_backward=is_backward):
+                done = self._advance(play)
+                if done is None:
+                    continue
+                is_held = done.waits or bool(pending)
+                config = self._config if is_held else replace(self._config, hotstart_frames=0)
+                ready, pending = release((*pending, done), config)
+                for item in ready:
+                    yield self._handed_out(item)
+            while pending:
+                item, pending = pending[0], pending[1:]
+                yield self._handed_out(item)
+        finally:
+            for item in pending:
+                self._keep(item)
+            self._is_playing = False
+
+    def _times(self, start: int, num_frames: int | None, *, is_backward: bool) -> Iterator[Play]:
+        """The moments of a pass, to the end of the video or until there are enough."""
+        fronts, frame, count = self._fronts(), start, 0
+        turn = max(front.last for front in fronts) if is_backward else min(front.first for front in fronts)
+        while frame >= 0 and count != num_frames and frame < (self.source.num_frames or frame + 1):
+            yield Play(frame, self.source.num_frames, is_backward, turn)
+            frame, count = frame - 1 if is_backward else frame + 1, count + 1
+
+    @torch.inference_mode()
+    def _advance(self, play: Play) -> _Pending | None:
+        """Does a frame for all that has not been there yet; None for a frame that cannot be read."""
+        searches = [(search, front) for search, front in self._searches if front.is_ahead(play)]
+        corrected = {one: front for one, front in self._corrected.items() if front.is_ahead(play)}
+        if not searches and not corrected:
+            return _Pending(play.frame, (), waits=False)
+        try:
+            pixels = self.source.frame(play.frame)
+        except BrokenFrameError as error:
+            warnings.warn(f"{error}; the frame is passed over", stacklevel=2)
+            self.broken_frames.append(play.frame)
+            return None
+        except IndexError:
+            if self.source.num_frames == play.frame:  # the stream has ended
+                return None
+            raise
+        encoded = self._loop.encode(play.frame, pixels)
+        seen = self._loop.step(encoded, [search for search, _ in searches], corrected, play)
+        for front in (*(front for _, front in searches), *corrected.values()):
+            front.advance(play)
+        return _Pending(play.frame, tuple(seen), waits=bool(searches))
+
+    # -------------------------------------------------------------------------------------------------------- results
+    def result(self, frame: int) -> FrameResult:
+        """What is known of a frame; nothing, if it was not played yet."""
+        alive = {life.id: (life, search) for search in self._all_searches() for life in search.cycle.alive}
+        known = {one: entry for one, entry in sorted(self._masks.get(frame, {}).items()) if one in alive}
+        rles = tuple(rle for rle, _ in known.values())
+        return FrameResult(
+            frame=frame,
+            image_size=self.source.size,
+            ids=np.array(list(known), dtype=np.int64),
+            phrases=tuple(alive[one][1].phrase for one in known),
+            rles=rles,
+            boxes_xyxy_px=np.array([rle.box_xyxy_px for rle in rles], dtype=np.float32).reshape(-1, 4),
+            scores=np.array([score for _, score in known.values()], dtype=np.float32),
+            detection_scores=np.array([alive[one][0].score for one in known], dtype=np.float32),
+            presence_scores=np.array([alive[one][1].presence[one] for one in known], dtype=np.float32),
+        )
+
+    def masklets(self) -> list[Masklet]:
+        """The objects of all frames played so far, in the order of their ids; those never visible are left out."""
+        lives = {life.id: life for search in self._all_searches() for life in search.cycle.alive}
+        masklets = masklets_of(self.result(frame) for frame in self._masks)
+        return [replace(one, masklet_detection_score=lives[one.id].detection_score) for one in masklets]
+
+    def to_detections(self, frame: int) -> supervision.Detections:
+        """What is known of a frame as `supervision.Detections`, with the masklets' ids as `tracker_id`."""
+        return self.result(frame).to_detections()
+
+    def close(self) -> None:
+        """Lets go of the video file; the results stay."""
+        self.source.close()
+
+    def __enter__(self) -> VideoSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _handed_out(self, item: _Pending) -> FrameResult:
+        self._keep(item)
+        return self.result(item.frame)
+
+    def _keep(self, item: _Pending) -> None:
+        """Stores masks at the size of the video as run lengths."""
+        masks = self._masks.setdefault(item.frame, {})
+        alive = {one for search in self._all_searches() for one in search.cycle.ids}
+        for seen in item.seen:
+            rows = [row for row, one in enumerate(seen.ids) if one in alive]
+            inside = divide_pixels(_at_size(seen.mask_logits[rows], self.source.size), seen.scores[rows])
+            for row, mask in zip(rows, inside.cpu().numpy(), strict=True):
+                masks.pop(seen.ids[row], None)
+                if mask.any():
+                    masks[seen.ids[row]] = Rle.of(mask), float(seen.scores[row])
+
+    # ---------------------------------------------------------------------------------------------------------- terms
+    def _all_searches(self) -> list[Search]:
+        return [self._by_hand, *(search for search, _ in self._searches)]
+
+    def _fronts(self) -> list[_Front]:
+        return [*(front for _, front in self._searches), *self._corrected.values()]
+
+    def _phrases(self) -> list[str | None]:
+        return [search.phrase for search, _ in self._searches]
+
+    def _search_of(self, masklet_id: int) -> Search:
+        for search in self._all_searches():
+            if masklet_id in search.cycle.ids or masklet_id in search.cycle.removed_ids:
+                return search
+        ids = sorted(one for search in self._all_searches() for one in search.cycle.ids)
+        raise ValueError(f"received masklet {masklet_id}; the session has the masklets {ids}")
+
+    def _refuse_while_playing(self, call: str) -> None:
+        if self._is_playing:
+            raise ValueError(
+                f"received {call} while the video is being played; close the iterator of propagate first, and call "
+                "propagate again afterwards: it goes on where it stopped"
+            )
+
+
+def _at_size(mask_logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Masks (N, H, W) bool of logits (N, h, w); one at a time, because enlarged logits are large."""
+    masks = torch.zeros(len(mask_logits), *size, dtype=torch.bool, device=mask_logits.device)
+    for mask, logits in zip(masks, mask_logits, strict=True):
+        mask[:] = F.interpolate(logits[None, None], size=size, mode="bilinear", align_corners=False)[0, 0] > 0
+    return masks
