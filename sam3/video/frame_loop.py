@@ -238,6 +238,8 @@ class FrameLoop:
     def _with_newborn(self, seen: Seen, ids: Sequence[int], born: Detections) -> Seen:
         grid = (born.mask_logits.shape[-2], born.mask_logits.shape[-1])
         mask_logits = mend_masks(born.mask_logits, self._config.max_speck_area(grid))
+        if not seen.ids:
+            return Seen(tuple(ids), mask_logits, born.scores)
         return Seen(
             (*seen.ids, *ids), torch.cat([seen.mask_logits, mask_logits]), torch.cat([seen.scores, born.scores])
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -36,23 +36,42 @@ Direction = Literal["forward", "backward", "both"]
 
 @dataclass
 class _Front:
-    """How far something was played: it began at `origin`, and is done from `first` to `last`."""
+    """How far something was played, from its origin in both directions.
 
-    origin: int
-    first: int
-    last: int
+    Attributes:
+        done: first and last frame that were computed.
+        shown: first and last frame that were handed out; None before any was.
+    """
+
+    done: tuple[int, int]
+    shown: tuple[int, int] | None = None
+    origin: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.origin = self.done[0]
 
     def is_ahead(self, play: Play) -> bool:
-        """Whether a frame is still to be done in the direction of time."""
-        return play.frame < self.first if play.is_backward else play.frame > self.last
+        """Whether a frame is still to be computed in the direction of time."""
+        return play.frame < self.done[0] if play.is_backward else play.frame > self.done[1]
 
-    def advance(self, play: Play) -> None:
-        self.first, self.last = min(self.first, play.frame), max(self.last, play.frame)
+    def is_due(self, frame: int) -> bool:
+        """Whether a frame was computed, but never handed out."""
+        is_new = self.shown is None or not self.shown[0] <= frame <= self.shown[1]
+        return self.done[0] <= frame <= self.done[1] and is_new
+
+    def advance(self, frame: int) -> None:
+        self.done = min(self.done[0], frame), max(self.done[1], frame)
+
+    def show(self, frame: int) -> None:
+        if self.is_due(frame):
+            first, last = self.shown or (frame, frame)
+            self.shown = min(first, frame), max(last, frame)
 
     def next(self, *, is_backward: bool) -> int:
-        """Where to begin: at the origin, which is done but was not handed out, or after the last frame done."""
-        end = self.first if is_backward else self.last
-        return end if end == self.origin else end + (-1 if is_backward else 1)
+        """The next frame to hand out."""
+        if self.shown is None:
+            return self.origin
+        return self.shown[0] - 1 if is_backward else self.shown[1] + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +155,18 @@ class VideoSession:
         pixels = self.source.frame(frame)
         if self._encoded is None or self._encoded.frame != frame:
             self._encoded = self._loop.encode(frame, pixels)
-        if isinstance(what, str | Prompt):
+        wanted = Prompt(what) if isinstance(what, str) else ObjectPrompt([what]) if isinstance(what, Click) else what
+        if isinstance(wanted, Prompt):
             if masklet_id is not None:
                 raise ValueError(
                     f"received masklet_id={masklet_id} with a phrase; only clicks, boxes and masks correct one masklet"
                 )
-            self._search(what if isinstance(what, Prompt) else Prompt(what), self._encoded)
+            self._search(wanted, self._encoded)
+        elif isinstance(wanted, ObjectPrompt | Sequence):
+            one = wanted if isinstance(wanted, ObjectPrompt) else ObjectPrompt(wanted)
+            self._show(one, self._encoded, masklet_id)
         else:
-            self._show(what if isinstance(what, ObjectPrompt) else ObjectPrompt(what), self._encoded, masklet_id)  # type: ignore[arg-type]
+            raise ValueError(f"received {type(what).__name__}; expected a phrase, a Prompt, clicks or an ObjectPrompt")
         return self.result(frame)
 
     def remove(self, what: int | str) -> None:
@@ -174,7 +197,7 @@ class VideoSession:
             )
         search, frame = Search(prompt, encoded.frame), encoded.frame
         seen = self._loop.step(encoded, [search], [], Play(frame, self.source.num_frames))
-        self._searches.append((search, _Front(frame, frame, frame)))
+        self._searches.append((search, _Front((frame, frame))))
         self._keep(_Pending(frame, tuple(seen), waits=True))
 
     def _show(self, prompt: ObjectPrompt, encoded: EncodedFrame, masklet_id: int | None) -> None:
@@ -184,7 +207,7 @@ class VideoSession:
             known = self._masks.get(frame, {}).get(masklet_id)
             prompt = prompt if known is None else replace(prompt, mask=known[0].mask())
         seen = self._loop.show(encoded, search, prompt, masklet_id)
-        self._corrected[seen.ids[0]] = _Front(frame, frame, frame)
+        self._corrected[seen.ids[0]] = _Front((frame, frame))
         self._keep(_Pending(frame, (seen,), waits=False))
 
     # ------------------------------------------------------------------------------------------------------- the pass
@@ -225,9 +248,7 @@ class VideoSession:
             first = self._next(is_backward=False) if start is None else start
             yield from self._pass(first, num_frames, is_backward=False)
         if direction != "forward":
-            first = self._next(is_backward=True) if start is None else start
-            if direction == "both" and first in (start, *(front.origin for front in self._fronts())):
-                first -= 1  # it was handed out on the way forward
+            first = self._next(is_backward=True) if start is None else start - (direction == "both")
             yield from self._pass(first, num_frames, is_backward=True)
 
     def _next(self, *, is_backward: bool) -> int:
@@ -263,7 +284,7 @@ class VideoSession:
     def _times(self, start: int, num_frames: int | None, *, is_backward: bool) -> Iterator[Play]:
         """The moments of a pass, to the end of the video or until there are enough."""
         fronts, frame, count = self._fronts(), start, 0
-        turn = max(front.last for front in fronts) if is_backward else min(front.first for front in fronts)
+        turn = max(front.done[1] for front in fronts) if is_backward else min(front.done[0] for front in fronts)
         while frame >= 0 and count != num_frames and frame < (self.source.num_frames or frame + 1):
             yield Play(frame, self.source.num_frames, is_backward, turn)
             frame, count = frame - 1 if is_backward else frame + 1, count + 1
@@ -274,7 +295,7 @@ class VideoSession:
         searches = [(search, front) for search, front in self._searches if front.is_ahead(play)]
         corrected = {one: front for one, front in self._corrected.items() if front.is_ahead(play)}
         if not searches and not corrected:
-            return _Pending(play.frame, (), waits=False)
+            return _Pending(play.frame, (), self._is_due(play.frame))
         try:
             pixels = self.source.frame(play.frame)
         except BrokenFrameError as error:
@@ -288,8 +309,12 @@ class VideoSession:
         encoded = self._loop.encode(play.frame, pixels)
         seen = self._loop.step(encoded, [search for search, _ in searches], corrected, play)
         for front in (*(front for _, front in searches), *corrected.values()):
-            front.advance(play)
-        return _Pending(play.frame, tuple(seen), waits=bool(searches))
+            front.advance(play.frame)
+        return _Pending(play.frame, tuple(seen), self._is_due(play.frame))
+
+    def _is_due(self, frame: int) -> bool:
+        """Whether masklets of a frame that was never handed out may yet turn out to be false alarms."""
+        return any(front.is_due(frame) for _, front in self._searches)
 
     # -------------------------------------------------------------------------------------------------------- results
     def result(self, frame: int) -> FrameResult:
@@ -331,6 +356,8 @@ class VideoSession:
 
     def _handed_out(self, item: _Pending) -> FrameResult:
         self._keep(item)
+        for front in self._fronts():
+            front.show(item.frame)
         return self.result(item.frame)
 
     def _keep(self, item: _Pending) -> None:

@@ -6,18 +6,26 @@ Detector and tracker are played by the script that the reference was given: boxe
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sam3.masks import divide_pixels, mask_boxes, mend_masks, suppress_covered
+from sam3.model import Sam3
+from sam3.predictor import VideoPredictor
+from sam3.tracker.mask_decoder import MaskCandidates
+from sam3.tracker.tracker import TrackerOutput
 from sam3.video.association import CarriedMasks, Detections, associate, keep_detections
 from sam3.video.config import VideoConfig
+from sam3.video.following import CarriedObjects, Play
+from sam3.video.frame_loop import EncodedFrame, Found, FrameLoop, Search
 from sam3.video.masklets import FrameDecisions, LifeCycle, live, release, suppress
 
 GOLDEN = json.loads(
@@ -220,3 +228,57 @@ def test_results_and_when_they_are_handed_out_equal_the_reference(run):
         areas = divide_pixels(masks, result.scores[is_shown]).sum((1, 2)).tolist()
         if result.frame:  # on the prompted frame the reference shows its stored prompt, a pixel smaller
             assert areas == expected["mask_areas"]
+
+
+class ScriptedFollowing:
+    """Plays the script of the tracker."""
+
+    def __init__(self, config: VideoConfig):
+        self.config, self.boxes = config, dict[int, tuple[int, ...]]()
+
+    def carry(self, features: Any, ids: Collection[int], play: Play) -> CarriedObjects | None:
+        kept = tuple(one for one in self.boxes if one in ids)
+        if not kept:
+            return None
+        carried = carry(kept, self.boxes, play.frame, self.config)
+        scores = carried.object_score_logits
+        nothing = MaskCandidates(carried.mask_logits[:, None], scores[:, None], scores[:, None, None], scores)
+        output = TrackerOutput(carried.mask_logits, scores, scores, scores[:, None], nothing)
+        return CarriedObjects(kept, output)
+
+    def remember(self, *args: Any, **how: Any) -> None:
+        pass
+
+    def start(self, features: Any, ids: Sequence[int], mask_logits: Tensor, play: Play) -> None:
+        for one, box in zip(ids, mask_boxes(mask_logits > 0).int().tolist(), strict=True):
+            self.boxes[one] = tuple(box)
+
+    def stop(self, ids: Collection[int]) -> None:
+        self.boxes = {one: box for one, box in self.boxes.items() if one not in ids}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("quirks", [False, True], ids=["ours", "with quirks"])
+def test_a_session_hands_out_what_the_reference_does(
+    clickable: Sam3, monkeypatch: pytest.MonkeyPatch, quirks: bool
+) -> None:
+    """The whole session, in which only the two networks are played by the script."""
+    config, looked_at = VideoConfig(reference_quirks=quirks), []
+
+    def found(self: FrameLoop, encoded: EncodedFrame, searches: Sequence[Search]) -> list[Found | None]:
+        looked_at.append(encoded.frame)
+        return [Found(keep_detections(detect(encoded.frame)[0], config), 1.0) for _ in searches]
+
+    monkeypatch.setattr(FrameLoop, "_detect", found)
+    session = VideoPredictor(clickable, config).open(np.zeros((SCENE["num_frames"], HEIGHT, WIDTH, 3), np.uint8))
+    monkeypatch.setattr(session._loop, "following", ScriptedFollowing(config))
+    session.add("thing")
+    results = session.propagate()
+    for expected in GOLDEN["yielded"]:
+        result = next(results)
+        assert (result.frame, result.ids.tolist()) == (expected["frame"], expected["ids"])
+        assert len(looked_at) == expected["frames_processed_so_far"] - 1  # the reference does the first frame twice
+        assert result.detection_scores == pytest.approx(expected["probs"], abs=1e-6)
+        if result.frame:
+            assert [rle.area for rle in result.rles] == expected["mask_areas"]
+    assert next(results, None) is None

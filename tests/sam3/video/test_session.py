@@ -1,0 +1,486 @@
+"""Sessions: what is searched, played, kept, corrected and forgotten, in which order, and what is refused.
+
+In most tests detector and tracker are played by a script, a world of boxes that a test can lay out frame by frame; the
+last ones use a whole small model with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from sam3.image_encoder import to_pixel_values
+from sam3.masks import mask_iou, mend_masks
+from sam3.model import Sam3
+from sam3.predictor import VideoPredictor
+from sam3.prompts import Click, ObjectPrompt, Prompt
+from sam3.tracker.mask_decoder import MaskCandidates
+from sam3.tracker.memory_bank import MemoryBank
+from sam3.tracker.prompt_encoder import Hints
+from sam3.tracker.tracker import TrackerOutput
+from sam3.video.association import Detections
+from sam3.video.config import VideoConfig
+from sam3.video.following import CarriedObjects, Play
+from sam3.video.frame_loop import EncodedFrame, Found, FrameLoop, Search
+from sam3.video.session import VideoSession
+from sam3.video.source import VideoError
+
+GRID, SIDE = 32, 64
+
+
+def logits_of(box: Sequence[int]) -> Tensor:
+    logits = torch.full((GRID, GRID), -10.0)
+    logits[box[1] : box[3], box[0] : box[2]] = 10.0
+    return logits
+
+
+@dataclass
+class World:
+    """Boxes (x0, y0, x1, y1) on the grid by name and frame, what the detector says of them, and what was called."""
+
+    boxes: dict[str, dict[int, tuple[int, int, int, int]]]
+    found: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)  # phrase -> frame -> name -> score
+    followed: dict[int, str] = field(default_factory=dict)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def mask(self, name: str, frame: int) -> Tensor:
+        box = self.boxes[name].get(frame)
+        return torch.full((GRID, GRID), -10.0) if box is None else logits_of(box)
+
+    def detect(self, encoded: EncodedFrame, searches: Sequence[Search]) -> list[Found | None]:
+        answers: list[Found | None] = []
+        for search in searches:
+            question = search.question(encoded.frame)
+            if question is None:
+                answers.append(None)
+                continue
+            question.on_input((SIDE, SIDE), GRID)  # refuses what lies outside
+            seen = self.found.get(question.phrase or "exemplar", {}).get(encoded.frame, {})
+            masks = [self.mask(name, encoded.frame) for name in seen]
+            stacked = torch.stack(masks) if masks else torch.zeros(0, GRID, GRID)
+            answers.append(Found(Detections(torch.tensor(list(seen.values())), stacked), 0.75))
+        if searches:
+            self.calls.append(("detect", encoded.frame, [search.phrase for search in searches]))
+        return answers
+
+
+class ScriptedFollowing:
+    """Follows what it was started on without a fault."""
+
+    def __init__(self, world: World):
+        self.world = world
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self.world.followed)
+
+    def carry(self, features: Any, ids: Collection[int], play: Play) -> CarriedObjects | None:
+        kept = [one for one in self.world.followed if one in ids]
+        self.world.calls.append(("carry", play.frame, kept))
+        return self._output(kept, play.frame) if kept else None
+
+    def remember(self, features: Any, carried: CarriedObjects, mask_logits: Tensor, play: Play, **how: Any) -> None:
+        self.world.calls.append(("remember", play.frame, carried.ids, sorted(how["prompts"])))
+
+    def start(self, features: Any, ids: Sequence[int], mask_logits: Tensor, play: Play) -> None:
+        names = list(self.world.boxes)
+        truth = torch.stack([self.world.mask(name, play.frame) for name in names])
+        best = mask_iou(mask_logits > 0, truth > 0).argmax(1).tolist()
+        self.world.followed |= {one: names[row] for one, row in zip(ids, best, strict=True)}
+
+    def show(self, features: Any, masklet_id: int, prompt: Hints | Tensor, frame: int) -> TrackerOutput:
+        assert isinstance(prompt, Hints)
+        x, y = (prompt.points_xy[0, prompt.labels[0].tolist().index(1)] * GRID).int().tolist()
+        under = [name for name in self.world.boxes if self.world.mask(name, frame)[y, x] > 0]
+        self.world.followed[masklet_id] = under[0]
+        self.world.calls.append(("show", frame, masklet_id, prompt.mask_logits is not None))
+        return self._output([masklet_id], frame).output
+
+    def stop(self, ids: Collection[int]) -> None:
+        self.world.followed = {one: name for one, name in self.world.followed.items() if one not in ids}
+
+    def _output(self, ids: Sequence[int], frame: int) -> CarriedObjects:
+        masks = torch.stack([self.world.mask(self.world.followed[one], frame) for one in ids])
+        scores = torch.where((masks > 0).flatten(1).any(1), 3.0, -3.0)
+        nothing = MaskCandidates(masks[:, None], torch.ones(len(ids), 1), torch.zeros(len(ids), 1, 1), scores)
+        return CarriedObjects(tuple(ids), TrackerOutput(masks, torch.ones(len(ids)), scores, scores[:, None], nothing))
+
+
+@pytest.fixture
+def play_world(clickable: Sam3, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a predictor whose detector and tracker see a world."""
+
+    make_loop = FrameLoop.__init__
+
+    def make(world: World, config: VideoConfig | None = None) -> VideoPredictor:
+        def scripted(self: FrameLoop, *args: Any, **kwargs: Any) -> None:
+            make_loop(self, *args, **kwargs)
+            self.following = ScriptedFollowing(world)  # type: ignore[assignment]
+            monkeypatch.setattr(self, "_detect", world.detect)
+
+        monkeypatch.setattr(FrameLoop, "__init__", scripted)
+        return VideoPredictor(clickable, config)
+
+    return make
+
+
+BOX = {"a": (4, 4, 12, 12), "b": (18, 4, 26, 12), "c": (4, 18, 12, 26)}
+QUICK = VideoConfig(hotstart_frames=0)
+
+
+def blank(num_frames: int) -> np.ndarray:
+    return np.zeros((num_frames, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def still(num_frames: int, **frames: range) -> World:
+    """Boxes that stay in their places in some of the frames, and are found as "thing" with a score of 0.9."""
+    times = {name: frames.get(name, range(num_frames)) for name in BOX}
+    boxes = {name: dict.fromkeys(times[name], BOX[name]) for name in BOX}
+    seen = {frame: {name: 0.9 for name in BOX if frame in times[name]} for frame in range(num_frames)}
+    return World(boxes, {"thing": seen})
+
+
+def frames_of(results: Iterator[Any]) -> list[int]:
+    return [result.frame for result in results]
+
+
+def lengths(session: VideoSession) -> dict[int, list[int]]:
+    return {one.id: one.frames.tolist() for one in session.masklets()}
+
+
+def test_a_phrase_finds_every_instance_and_follows_each(play_world):
+    world = still(6, b=range(2, 6), c=range(0, 4))
+    session = play_world(world, QUICK).open(blank(6))
+    first = session.add("thing")
+    assert first.ids.tolist() == [0, 1] and first.phrases == ("thing", "thing")
+    assert first.boxes_xyxy_px.tolist() == [[8, 8, 24, 24], [8, 36, 24, 52]]
+    assert first.presence_scores.tolist() == [0.75, 0.75] and first.detection_scores == pytest.approx([0.9, 0.9])
+    results = list(session.propagate())
+    assert [result.ids.tolist() for result in results] == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2], [0, 2], [0, 2]]
+    assert lengths(session) == {0: [0, 1, 2, 3, 4, 5], 1: [0, 1, 2, 3], 2: [2, 3, 4, 5]}
+    assert [one.masklet_detection_score for one in session.masklets()] == [5, 3, 3]
+    detections = session.to_detections(3)
+    assert detections.tracker_id.tolist() == [0, 1, 2] and detections.xyxy[2].tolist() == [36, 8, 52, 24]
+
+
+def test_each_frame_is_done_once_however_often_it_is_played(play_world):
+    world = still(5)
+    session = play_world(world, QUICK).open(blank(5))
+    session.add("thing", frame=2)
+    assert frames_of(session.propagate("both")) == [2, 3, 4, 1, 0]
+    assert [call[1] for call in world.calls if call[0] == "detect"] == [2, 3, 4, 1, 0]
+    world.calls.clear()
+    assert frames_of(session.propagate("forward")) == [2, 3, 4]
+    assert frames_of(session.propagate("backward", start=3)) == [3, 2, 1, 0]
+    assert [len(result) for result in session.propagate("both", start=1)] == [3] * 5
+    assert world.calls == []
+
+
+def test_backward_starts_at_the_prompt_or_at_the_end_of_what_is_known(play_world):
+    session = play_world(still(5), QUICK).open(blank(5))
+    session.add("thing", frame=3)
+    assert frames_of(session.propagate("backward", num_frames=2)) == [3, 2]
+    assert frames_of(session.propagate("backward")) == [1, 0]
+    assert frames_of(session.propagate("both", num_frames=1)) == [4, 3]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 19, 20, 39])
+def test_a_pass_that_is_stopped_goes_on_as_if_it_never_had_been(play_world, stop):
+    """With the trial of new masklets on: what was computed is kept although it was not handed out yet."""
+    world = still(40, b=range(7, 40), c=range(0, 25))
+    whole = play_world(world).open(blank(40))
+    whole.add("thing")
+    expected = list(whole.propagate())
+    other = still(40, b=range(7, 40), c=range(0, 25))
+    session = play_world(other).open(blank(40))
+    session.add("thing")
+    player = session.propagate()
+    seen = [next(player) for _ in range(stop)]
+    player.close()
+    seen += list(session.propagate())
+    assert lengths(session) == lengths(whole)
+    assert [call for call in other.calls if call[0] == "detect"] == [c for c in world.calls if c[0] == "detect"]
+    assert [result.frame for result in seen] == [result.frame for result in expected]
+    assert [result.ids.tolist() for result in seen] == [result.ids.tolist() for result in expected]
+    for one, same in zip(session.masklets(), whole.masklets(), strict=True):
+        assert one.rles == same.rles and one.masklet_detection_score == same.masklet_detection_score
+
+
+def test_a_false_alarm_never_shows_and_results_wait_for_that(play_world):
+    world = still(30, b=range(0), c=range(0))
+    world.boxes["b"] = dict.fromkeys(range(30), BOX["b"])
+    world.found["thing"][3]["b"] = 0.9  # found once, never again
+    session = play_world(world).open(blank(30))
+    session.add("thing")
+    player = session.propagate()
+    assert next(player).frame == 0
+    assert max(call[1] for call in world.calls) == 14
+    assert [result.ids.tolist() for result in player] == [[0]] * 29
+    assert lengths(session).keys() == {0}
+    quick = play_world(world, QUICK).open(blank(30))
+    quick.add("thing")
+    assert [len(result) for result in quick.propagate(num_frames=5)] == [1, 1, 1, 2, 2]
+
+
+def test_phrases_do_not_disturb_each_other(play_world):
+    """Two phrases may mean the same object; a third comes later and goes over the frames by itself."""
+    world = still(4)
+    world.found["square"] = {frame: {"a": 0.8} for frame in range(4)}
+    world.found["late"] = {frame: {"b": 0.8} for frame in range(4)}
+    session = play_world(world, QUICK).open(blank(4))
+    session.add("thing")
+    session.add("square")
+    assert [result.phrases for result in session.propagate()] == [("thing",) * 3 + ("square",)] * 4
+    world.calls.clear()
+    session.add("late", frame=1)
+    assert [result.phrases[-1] for result in session.propagate("both")] == ["late"] * 4
+    assert [call[1:] for call in world.calls if call[0] == "detect"] == [(f, ["late"]) for f in (1, 2, 3, 0)]
+    session.remove("thing")
+    assert {one.phrase for one in session.masklets()} == {"square", "late"}
+    assert sorted(world.followed.values()) == ["a", "b"]
+
+
+def test_exemplars_alone_find_on_their_frame_and_are_followed_elsewhere(play_world):
+    """In the released code such a session loses every object at the eighth frame."""
+    world = still(30)
+    world.found = {"exemplar": {0: {"a": 0.9, "b": 0.9}}}
+    session = play_world(world).open(blank(30))
+    session.add(Prompt(exemplar_boxes_xyxy_px=[[8, 8, 24, 24], [36, 8, 52, 24]]))
+    assert [len(result) for result in session.propagate()] == [2] * 30
+    assert [one.phrase for one in session.masklets()] == [None, None]
+    quirky = play_world(world, VideoConfig(reference_quirks=True)).open(blank(30))
+    world.followed.clear()
+    quirky.add(Prompt(exemplar_boxes_xyxy_px=[[8, 8, 24, 24]]))
+    assert [len(result) for result in quirky.propagate()] == [0] * 30
+
+
+def test_exemplars_of_a_phrase_are_asked_on_their_frame_only():
+    search = Search(Prompt("thing", [[1, 1, 5, 5]]), frame=3)
+    assert search.question(3) is search.prompt
+    other = search.question(4)
+    assert other is not None and other.phrase == "thing" and not other.has_exemplars
+
+
+def test_clicks_show_an_object_that_no_phrase_found(play_world):
+    world = still(6)
+    session = play_world(world).open(blank(6))
+    shown = session.add(Click(44, 16), frame=3)
+    assert shown.ids.tolist() == [session.newest_id] == [0] and shown.phrases == (None,)
+    assert frames_of(session.propagate("both")) == [3, 4, 5, 2, 1, 0]
+    assert lengths(session) == {0: [0, 1, 2, 3, 4, 5]}
+    session.add([Click(16, 44), Click(40, 40, is_positive=False)], frame=3)
+    session.add(ObjectPrompt([Click(16, 16)], box_xyxy_px=[6, 6, 26, 26]), frame=0)
+    assert [len(result) for result in session.propagate()] == [2, 2, 2, 3, 3, 3]
+    session.remove(1)
+    assert lengths(session).keys() == {0, 2}
+
+
+def test_a_correction_is_followed_alone_from_its_frame_on(play_world):
+    world = still(6)
+    world.found["thing"] = {frame: {"a": 0.9, "b": 0.9} for frame in range(6)}
+    session = play_world(world, QUICK).open(blank(6))
+    session.add("thing")
+    list(session.propagate())
+    world.calls.clear()
+    corrected = session.add(Click(16, 44), frame=2, masklet_id=1)  # it was the third box all along
+    assert corrected.ids.tolist() == [0, 1] and corrected.boxes_xyxy_px[1].tolist() == [8, 36, 24, 52]
+    assert corrected.detection_scores == pytest.approx([0.9, 1.0])
+    assert ("show", 2, 1, True) in world.calls  # its earlier mask comes with the click
+    assert frames_of(session.propagate()) == [2, 3, 4, 5]
+    assert [call for call in world.calls if call[0] == "detect"] == []
+    assert [call[2] for call in world.calls if call[0] == "carry"] == [[1]] * 3
+    boxes = [one.boxes_xyxy_px[:, 1].tolist() for one in session.masklets()]
+    assert boxes == [[8.0] * 6, [8.0, 8.0, 36.0, 36.0, 36.0, 36.0]]
+    assert frames_of(session.propagate("backward")) == [1, 0]
+    assert session.masklets()[1].boxes_xyxy_px[:, 1].tolist() == [36.0] * 6
+
+
+def test_a_masklet_that_a_user_wants_comes_back(play_world):
+    world = still(30, b=range(0), c=range(0))
+    world.boxes["b"] = dict.fromkeys(range(30), BOX["b"])
+    world.found["thing"][3]["b"] = 0.9
+    session = play_world(world).open(blank(30))
+    session.add("thing")
+    list(session.propagate())
+    assert lengths(session).keys() == {0}
+    session.add(Click(44, 16), frame=5, masklet_id=1)
+    list(session.propagate())
+    assert lengths(session)[1][-25:] == list(range(5, 30))
+
+
+def test_overlapping_masks_of_a_search_are_divided(play_world):
+    world = World({"a": dict.fromkeys(range(2), (4, 4, 20, 12)), "b": dict.fromkeys(range(2), (14, 4, 28, 12))})
+    world.found["thing"] = {frame: {"a": 0.9, "b": 0.8} for frame in range(2)}
+    session = play_world(world, QUICK).open(blank(2))
+    first = session.add("thing")
+    assert first.masks.sum(0).max() == 1
+    assert first.boxes_xyxy_px.tolist() == [[8, 8, 40, 24], [40, 8, 56, 24]]
+
+
+# ---------------------------------------------------------------------------------------------------- what can go wrong
+def test_a_frame_that_cannot_be_read_is_passed_over(play_world, tmp_path):
+    for number in range(5):
+        Image.fromarray(blank(1)[0]).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    session = play_world(still(5), QUICK).open(tmp_path)
+    session.add("thing")
+    with pytest.warns(UserWarning, match=r"2\.png.*passed over"):
+        assert frames_of(session.propagate()) == [0, 1, 3, 4]
+    assert session.broken_frames == [2] and lengths(session)[0] == [0, 1, 3, 4]
+
+
+def test_a_frame_of_another_size_ends_the_pass_and_nothing_is_lost(play_world):
+    frames = [*blank(20), np.zeros((9, 9, 3), dtype=np.uint8)]
+    session = play_world(still(21)).open(frames)
+    session.add("thing")
+    handed_out = []
+    with pytest.raises(VideoError, match="frame 20 is 9x9, the video 64x64"):
+        handed_out.extend(result.frame for result in session.propagate())
+    assert lengths(session)[0] == list(range(20))
+
+
+def test_a_camera_gives_each_result_at_once(play_world):
+    taken = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(blank(7)):
+            taken.append(number)
+            yield frame
+
+    session = play_world(still(7), QUICK).open(camera())
+    session.add("thing")
+    for result in session.propagate():
+        assert taken[-1] == result.frame
+    assert lengths(session)[0] == list(range(7)) and session.source.num_frames == 7
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.add(""), "expected a short noun phrase"),
+        (lambda s: s.add("thing", frame=4), "4 was asked for"),
+        (lambda s: s.add("thing", frame=-1), "-1 was asked for"),
+        (lambda s: s.add(Click(70, 5)), "lies outside the picture, which is 64 pixels wide"),
+        (lambda s: s.add(Prompt("thing", [[70, 1, 90, 5]])), "lies outside the picture"),
+        (lambda s: s.add(Click(5, 5), masklet_id=9), r"masklet 9; the session has the masklets \[\]"),
+        (lambda s: s.add("thing", masklet_id=0), "only clicks, boxes and masks correct one masklet"),
+        (lambda s: s.add(5), "expected a phrase, a Prompt, clicks or an ObjectPrompt"),
+        (lambda s: s.remove("thing"), "'thing' is not searched"),
+        (lambda s: s.remove(3), "masklet 3"),
+        (lambda s: s.propagate(), "call add with a phrase"),
+        (lambda s: (s.add("thing"), s.add("thing")), "searched already"),
+        (lambda s: (s.add("thing"), s.propagate("up")), "expected 'forward', 'backward' or 'both'"),
+        (lambda s: (s.add("thing"), s.propagate(num_frames=0)), "expected at least 1"),
+        (lambda s: (s.add("thing"), s.propagate(start=4)), "start=4; the video has the frames 0 to 3"),
+    ],
+)
+def test_bad_input_is_refused_with_advice(play_world, call, message):
+    session = play_world(still(4)).open(blank(4))
+    with pytest.raises((ValueError, IndexError), match=message):
+        call(session)
+
+
+def test_nothing_is_added_while_the_video_is_played(play_world):
+    session = play_world(still(4), QUICK).open(blank(4))
+    session.add("thing")
+    player = session.propagate()
+    next(player)
+    for call in (lambda: session.add("other"), lambda: session.remove(0), session.propagate):
+        with pytest.raises(ValueError, match="close the iterator"):
+            call()
+    player.close()
+    session.add("other")
+
+
+# ------------------------------------------------------------------------------------------- with a tracker of networks
+def noise(num_frames: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (num_frames, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def boxes_as_prompts(count: int) -> list[ObjectPrompt]:
+    places = [(6 + 9 * (i % 6), 6 + 9 * (i // 6)) for i in range(count)]
+    masks = []
+    for x, y in places:
+        mask = np.zeros((SIDE, SIDE), dtype=bool)
+        mask[y : y + 8, x : x + 8] = True
+        masks.append(ObjectPrompt(mask=mask))
+    return masks
+
+
+def follow(clickable: Sam3, prompts: list[ObjectPrompt], **how: Any) -> VideoSession:
+    session = VideoPredictor(clickable, **how).open(noise(12))
+    for prompt in prompts:
+        session.add(prompt)
+    list(session.propagate())
+    return session
+
+
+def test_objects_are_followed_alike_together_and_in_parts(clickable):
+    together, apart = follow(clickable, boxes_as_prompts(5)), follow(clickable, boxes_as_prompts(5), objects_at_once=2)
+    assert len(together.masklets()) > 0
+    for one, other in zip(together.masklets(), apart.masklets(), strict=True):
+        assert one.frames.tolist() == other.frames.tolist()
+        for mask, same in zip(one.rles, other.rles, strict=True):
+            assert (mask.mask() != same.mask()).mean() < 1e-3
+
+
+def test_the_masks_of_a_step_are_those_of_the_tracker_called_by_hand(clickable):
+    """One object shown by a mask: adopt, then step and memorise as the released pipeline does."""
+    session = follow(clickable, boxes_as_prompts(1))
+    tracker, bank = clickable.require_tracker(), MemoryBank()
+    with torch.inference_mode():
+        for number, frame in enumerate(noise(12)):
+            pixels = to_pixel_values(frame, clickable.config.image_encoder.image_size)[None]
+            features = tracker.prepare(clickable.image_encoder(pixels, with_tracker=True).tracker_pyramid)
+            if number == 0:
+                output = tracker.adopt(features, torch.as_tensor(boxes_as_prompts(1)[0].mask)[None])
+                bank.store(0, output.memory)
+                continue
+            output = tracker.step(features, memory=bank.recall(number, num_frames=12), with_memory=False)
+            grid = (output.mask_logits.shape[-2], output.mask_logits.shape[-1])
+            logits = mend_masks(output.mask_logits, VideoConfig().max_speck_area(grid))
+            large = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+            is_present = (large > 0).flatten(1).any(1)
+            entry = tracker.memorise(
+                features, output, is_conditioning=False, is_binary=False, mask_logits=large, is_present=is_present
+            )
+            bank.store(number, entry)
+            full = F.interpolate(logits[None], size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0] > 0
+            known = session.result(number)
+            mask = known.masks[0] if len(known) else np.zeros((SIDE, SIDE), dtype=bool)
+            assert (mask != full.numpy()).mean() < 1e-3, number
+
+
+def test_memory_does_not_grow_with_the_video(clickable):
+    session = VideoPredictor(clickable).open(noise(1)[0] for _ in range(90))
+    for prompt in boxes_as_prompts(3):
+        session.add(prompt)
+    sizes = []
+    for _ in session.propagate():
+        groups = session._loop.following._groups
+        sizes.append(sum(len(group.bank.entries) for group in groups))
+    assert len(sizes) == 90 and max(sizes) <= 3 * (2 * 4 + 2 * 16)
+
+
+def test_a_tracker_with_a_context_of_its_own_is_encoded_inside_it(clickable):
+    entered = []
+
+    @contextmanager
+    def untouched() -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    alone = follow(clickable, boxes_as_prompts(2), tracker_context=untouched)
+    assert entered == ["in", "out"] * 12
+    for one, other in zip(alone.masklets(), follow(clickable, boxes_as_prompts(2)).masklets(), strict=True):
+        assert one.rles == other.rles
