@@ -104,20 +104,31 @@ def bytes_per_view(model: Sam3) -> int:
 
 def ask(pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: int) -> tuple[list[Key], list[Asked]]:
     """The views of one step and what is asked of them. Pictures come in shuffled rounds, so all are seen equally
-    often; the last `replay_images` views are of replayed pictures."""
-    count, size = pool.num_learn, min(config.images, pool.num_learn)
-    num_replayed = len(pool.examples) - count
+    often; the last `replay_images` views are of replayed pictures.
+
+    Raises:
+        ValueError: the pictures give nothing to ask.
+    """
+    taught = [i for i in range(pool.num_learn) if config.absent_share or _has_present(pool.examples[i])]
+    if not taught:
+        raise ValueError(
+            "no picture shows any of the phrases, and absent_share is 0, so nothing can be asked; expected labelled "
+            "objects, or absent_share above 0"
+        )
+    count, size = len(taught), min(config.images, len(taught))
+    num_replayed = len(pool.examples) - pool.num_learn
     keys: list[Key] = []
     asked: list[Asked] = []
     for slot in range(size):
         turn = step * size + slot
         order = np.random.default_rng([config.seed, 2, turn // count]).permutation(count)
-        key = int(order[turn % count]), int(rng.integers(pool.num_views))
-        # A crop may leave every answer open; the whole picture has them.
-        keys.append(key if pool.view(*key).concepts else (key[0], 0))
+        key = taught[int(order[turn % count])], int(rng.integers(pool.num_views))
+        # A crop may leave nothing to ask; the whole picture does not.
+        is_open = any(c.is_present or config.absent_share for c in pool.view(*key).concepts)
+        keys.append(key if is_open else (key[0], 0))
     if num_replayed:
         chosen = rng.permutation(num_replayed)[: config.replay_images]
-        keys += [(count + int(picture), 0) for picture in chosen]
+        keys += [(pool.num_learn + int(picture), 0) for picture in chosen]
     for row, key in enumerate(keys):
         concepts = pool.view(*key).concepts
         asked += [
@@ -125,6 +136,10 @@ def ask(pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: 
             for c in _chosen(concepts, config, rng)
         ]
     return keys, asked
+
+
+def _has_present(example: Example) -> bool:
+    return any(concept.status == "positive" for concept in example.concepts)
 
 
 def _chosen(concepts: Sequence[ViewConcept], config: FinetuneConfig, rng: np.random.Generator) -> list[ViewConcept]:

@@ -222,7 +222,10 @@ def _gradients(
     for parameter in adapter.parameters.values():
         parameter.grad = None
     values = {"loss": 0.0} | {f.name: 0.0 for f in fields(Losses) if getattr(config.loss, f.name, 0)}
-    at_once, mine = config.images_at_once or len(keys), range(processes.rank, len(keys), processes.count)
+    at_once, mine = (
+        config.images_at_once or len(keys),
+        sorted({a.view for a in asked})[processes.rank :: processes.count],
+    )
     for start in range(0, len(mine), at_once):
         for name, value in run_part(model, pool, config, keys, asked, mine[start : start + at_once], whole).items():
             values[name] += value
@@ -251,7 +254,7 @@ def run_part(
     config: FinetuneConfig,
     keys: list[Key],
     asked: list[Asked],
-    rows: range,
+    rows: Sequence[int],
     whole: BatchSize,
 ) -> dict[str, float]:
     """Adds the gradients of some pictures of a step and returns their losses."""

@@ -308,6 +308,23 @@ def test_every_picture_is_seen_equally_often_and_absent_phrases_get_their_share(
     assert 0.2 < shown / present < 0.4
 
 
+def test_without_absent_phrases_pictures_that_show_nothing_are_left_out(small_weights, drawn):
+    """One picture at a time, so that one of them would have no question at all."""
+    config = FinetuneConfig(images=1, views=4, absent_share=0.0)
+    pool = ViewPool(load_sam3(small_weights), drawn, config, is_frozen=True)
+    pictures = set()
+    for step in range(30):
+        keys, asked = ask(pool, config, np.random.default_rng([0, step]), step)
+        pictures |= {picture for picture, _ in keys}
+        assert asked and all(a.concept.is_present for a in asked)
+    assert len(drawn) == 6 and len(pictures) == 5
+
+
+def test_a_run_on_positives_alone_goes_through(training, tmp_path):
+    result = training.run(tmp_path, replace(CONFIG, absent_share=0.0, images_at_once=1))
+    assert result is not None and {line["absent"] for line in log_of(tmp_path)} == {0}
+
+
 def test_exemplars_lie_on_objects_of_the_concept_or_of_others(small_weights, drawn):
     pool = ViewPool(load_sam3(small_weights), drawn, CONFIG, is_frozen=True)
     kinds: Counter[tuple[str, int]] = Counter()
