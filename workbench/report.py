@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from workbench.evaluate import Evaluation, PairRecord
     from workbench.examples import ExampleSet
 
-MAX_PAIRS = 24
+MAX_PAIRS = 24  # on the page
+MAX_ROWS = 6  # in the figure of results
 PICTURE_SIDE_PX = 420
 
 
@@ -118,11 +119,11 @@ def write_report(
     opening += [f'<p class="warning">{escape(text)}</p>' for text in warnings]
     target = Path(out_dir) / "report.html"
     comparison.save(target.with_name("comparison.json"))
-    write_text(target, _page(f"Before and after: {before.data}", opening, sections))
     if png_dir is not None:
         plot_metrics(comparison, save=metrics_png)
         with suppress(OSError, ValueError, KeyError):  # without the pictures; the page says why
-            show_results(examples, before, after, comparison=comparison, save=results_png)
+            show_results(examples, before, after, comparison=comparison, limit=MAX_ROWS, save=results_png)
+    write_text(target, _page(f"Before and after: {before.data}", opening, sections))  # last: then all of it is there
     return target
 
 
