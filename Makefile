@@ -16,7 +16,7 @@ READY_FOR_TESTS := $(VENV)/.ready-for-tests
 
 help:
 	@echo "make demo    install into $(VENV), adapt the tiny model to two kinds of pictures, write reports to runs/"
-	@echo "make test    install the test tools, then ruff, mypy, import rules and pytest"
+	@echo "make test    install the test tools, then ruff, mypy, import rules and pytest on all cores"
 	@echo "make lint    the same without pytest"
 	@echo "make clean   remove $(VENV), caches and build output; runs/ stays"
 	@echo "options: PYTHON=python3.12  VENV=.venv  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
@@ -30,7 +30,7 @@ demo: $(READY)
 	@ls runs/coins runs/nuclei
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY_FOR_TESTS)
 	@$(BIN)/ruff check .

@@ -11,14 +11,15 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sam3 import key_tables
 from sam3.config import Sam3Config
@@ -94,8 +95,7 @@ def load_sam3(
     """
     file = open_weights(source)
     try:
-        with torch.device("meta"):
-            model = Sam3(file.config)
+        model = _without_numbers(file.config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{source}: no model can be built with these sizes: {error}; config {file.config}"
@@ -239,8 +239,18 @@ def _misfit(what: str, problems: Mapping[str, Iterable[str]], total: int, outcom
 
 
 def _shapes(config: Sam3Config) -> dict[str, Shape]:
-    with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in Sam3(config).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in _without_numbers(config).state_dict().items()}
+
+
+def _without_numbers(config: Sam3Config) -> Sam3:
+    """The model with shapes only. To draw what is never read, torch would load its compiler, for 3 s."""
+    with torch.device("meta"), _NoFirstNumbers():
+        return Sam3(config)
+
+
+class _NoFirstNumbers(TorchFunctionMode):
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **(kwargs or {}))
 
 
 def _foreign(state: Mapping[str, Tensor], layout: key_tables.Layout) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ def run_recipe(
             `figures/`, `log.jsonl`, `recipe.yaml` (with every setting), and `run.json` and `state.pt`, from which an
             interrupted job goes on.
         progress: show bars.
-        resume: go on with what the folder holds; False deletes the results in it first.
+        resume: go on with what the folder holds, of which nothing is made again; False deletes the results first.
         device: the CUDA device when left out and there is one, else the CPU.
         before: what the same model answers to the same pictures, when that is known from another job.
 
@@ -101,9 +101,10 @@ def run_recipe(
     try:
         if not (out / "after.json").is_file():
             if processes.is_first:
+                (out / "report.html").unlink(missing_ok=True)
                 job.measure_before(before)
             job.train_and_measure(processes)
-        if processes.is_first:
+        if processes.is_first and not (out / "report.html").is_file():
             job.write_report()
         processes.wait()
         return RunResult(compare(*job.evaluations), job.retention)

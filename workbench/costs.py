@@ -203,6 +203,7 @@ def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) 
         optimiser.zero_grad()
 
     results = []
+    gc.collect()
     for count in (1, min(2, len(keys))):
         start = time.perf_counter()
         if pool.keeps_features:
@@ -227,7 +228,7 @@ def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) 
 
 def _try_step(model: Sam3, step: Callable[[], None], questions: int) -> _Step:
     """The step's memory the first time, and its mean time from then on."""
-    _release()
+    _trim()
     with _watched_memory(model) as peak:
         step()
     seconds: list[float] = []
@@ -266,9 +267,8 @@ def _memory(model: Sam3) -> int:
     return torch.cuda.memory_allocated(model.device) if on_gpu else psutil.Process().memory_info().rss
 
 
-def _release() -> None:
+def _trim() -> None:
     """Gives freed memory back to the system where the C library keeps it (glibc), so that it is not counted."""
-    gc.collect()
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_dilation, binary_erosion
 
 from workbench.examples import boxes_of_masks
 
@@ -64,7 +64,7 @@ def overlay(
             raise ValueError(f"{len(values)} {name} for {len(boxes)} objects; expected one each.")
     colours = colours or [PALETTE[number % len(PALETTE)] for number in range(len(boxes))]
     thickness = max(1, round(min(image.shape[:2]) / 160))
-    canvas = image.copy()
+    canvas = Image.fromarray(image)
     sizes = (boxes[:, 2:] - boxes[:, :2]).prod(1) if len(boxes) else []
     for number in np.argsort(sizes)[::-1]:
         if len(masks):
@@ -72,10 +72,12 @@ def overlay(
         else:
             _frame(canvas, boxes[number], colours[number], thickness)
     tags = _tags(len(boxes), scores, labels)
-    return _with_tags(canvas, _anchors(masks, boxes), tags, colours) if any(tags) else canvas
+    if any(tags):
+        _write_tags(canvas, _anchors(masks, boxes), tags, colours)
+    return np.array(canvas)
 
 
-def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: Colour, thickness: int, fill: float) -> None:
+def _paint(canvas: Image.Image, mask: np.ndarray, box: np.ndarray, colour: Colour, thickness: int, fill: float) -> None:
     height, width = mask.shape
     margin = thickness + 1
     x0, y0 = (max(0, int(value) - margin) for value in box[:2])
@@ -83,22 +85,34 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: Colour
     inside = mask[y0:y1, x0:x1]
     if not inside.any():
         return
-    part = canvas[y0:y1, x0:x1]
-    line = inside & ~binary_erosion(inside, iterations=thickness, border_value=1)
-    halo = binary_dilation(inside) & ~inside
-    part[inside] = np.round((1 - fill) * part[inside] + fill * np.array(colour)).astype(np.uint8)
-    part[halo] = 255
-    part[line] = colour
+    near_the_rim = ~inside
+    for _ in range(thickness):
+        near_the_rim = _grown(near_the_rim)
+    for shade, where, strength in (
+        (colour, inside, fill),
+        ((255, 255, 255), _grown(inside) & ~inside, 1.0),
+        (colour, inside & near_the_rim, 1.0),
+    ):
+        canvas.paste(shade, (x0, y0), Image.fromarray(where * np.uint8(round(255 * strength))))
 
 
-def _frame(canvas: np.ndarray, box: np.ndarray, colour: Colour, thickness: int) -> None:
-    height, width = canvas.shape[:2]
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and the pixels beside, above and below it."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def _frame(canvas: Image.Image, box: np.ndarray, colour: Colour, thickness: int) -> None:
     x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
-    x1, y1 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
+    x1, y1 = min(canvas.width, math.ceil(box[2])), min(canvas.height, math.ceil(box[3]))
     for grow, shade in ((thickness + 1, (255, 255, 255)), (thickness, colour)):
         frame = np.zeros((y1 - y0, x1 - x0), bool)
         frame[:grow], frame[-grow:], frame[:, :grow], frame[:, -grow:] = True, True, True, True
-        canvas[y0:y1, x0:x1][frame] = shade
+        canvas.paste(shade, (x0, y0), Image.fromarray(frame))
 
 
 def _tags(num: int, scores: Sequence[float] | None, labels: Sequence[str] | None) -> list[str]:
@@ -116,21 +130,24 @@ def _anchors(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return anchors
 
 
-def _with_tags(canvas: np.ndarray, anchors: np.ndarray, tags: Sequence[str], colours: Sequence[Colour]) -> np.ndarray:
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(9, round(min(canvas.shape[:2]) / 26)))
+def _write_tags(canvas: Image.Image, anchors: np.ndarray, tags: Sequence[str], colours: Sequence[Colour]) -> None:
+    draw = ImageDraw.Draw(canvas)
+    font = _font(max(9, round(min(canvas.size) / 26)))
     for anchor, tag, colour in zip(anchors, tags, colours, strict=True):
         if not tag:
             continue
         left, top, right, bottom = draw.textbbox((0, 0), tag, font=font)
         width, height = right - left + 6, bottom - top + 5
-        x = int(np.clip(anchor[0], 0, max(0, picture.width - width)))
-        y = int(np.clip(anchor[1] - height, 0, max(0, picture.height - height)))
+        x = int(np.clip(anchor[0], 0, max(0, canvas.width - width)))
+        y = int(np.clip(anchor[1] - height, 0, max(0, canvas.height - height)))
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour, outline=(255, 255, 255))
         is_light = np.dot(colour, (0.299, 0.587, 0.114)) > 140
         draw.text((x + 3 - left, y + 2 - top), tag, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
-    return np.asarray(picture)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
 
 
 def fit_image(image: np.ndarray, side: int) -> np.ndarray:

@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from sam3.files import write_text
-from workbench.plots import plot_reliability
 from workbench.report_panels import (
     CalibrationPanel,
     RetentionPanel,
@@ -54,7 +53,8 @@ if TYPE_CHECKING:
     from workbench.evaluate import Evaluation, PairRecord
     from workbench.examples import ExampleSet
 
-MAX_PAIRS = 24
+MAX_PAIRS = 24  # on the page
+MAX_ROWS = 6  # in the figure of results
 PICTURE_SIDE_PX = 420
 
 
@@ -96,14 +96,19 @@ def write_report(
         ValueError: the comparison is not of these evaluations.
     """
     _check(before, after, comparison)
+
+    names = ("metrics", "results", "reliability", "training")
+    metrics_png, results_png, thresholds_png, training_png = (
+        None if png_dir is None else Path(png_dir) / f"{name}.png" for name in names
+    )
     sections = {
         "Numbers": metrics_table(comparison),
         **({} if retention is None else {"What it must not forget": retention_section(retention)}),
         "Pictures": _pictures(before, after, comparison, examples),
         "Phrases that are not in the picture": refusals_table(before, after),
         "Phrases that are in the picture": findings_table(before, after),
-        **({} if calibration is None else {"Working thresholds": calibration_section(calibration)}),
-        "Training": _training(log),
+        **({} if calibration is None else {"Working thresholds": calibration_section(calibration, thresholds_png)}),
+        "Training": _training(log, training_png),
         "Settings": _settings(before, after, facts),
         "Use the adapter again": _use_again(facts),
         "Limits": _limits(before, after, comparison),
@@ -114,9 +119,11 @@ def write_report(
     opening += [f'<p class="warning">{escape(text)}</p>' for text in warnings]
     target = Path(out_dir) / "report.html"
     comparison.save(target.with_name("comparison.json"))
-    write_text(target, _page(f"Before and after: {before.data}", opening, sections))
     if png_dir is not None:
-        _save_figures(Path(png_dir), before, after, comparison, examples, log, calibration)
+        plot_metrics(comparison, save=metrics_png)
+        with suppress(OSError, ValueError, KeyError):  # without the pictures; the page says why
+            show_results(examples, before, after, comparison=comparison, limit=MAX_ROWS, save=results_png)
+    write_text(target, _page(f"Before and after: {before.data}", opening, sections))  # last: then all of it is there
     return target
 
 
@@ -132,26 +139,6 @@ def _page(title: str, opening: Sequence[str], sections: Mapping[str, str]) -> st
 
 def _anchor(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower())
-
-
-def _save_figures(
-    folder: Path,
-    before: Evaluation,
-    after: Evaluation,
-    comparison: Comparison,
-    examples: ExampleSet,
-    log: str | Path | None,
-    calibration: CalibrationPanel | None,
-) -> None:
-    """The figures as files; one that cannot be drawn is left out, the page says why."""
-    plot_metrics(comparison, save=folder / "metrics.png")
-    if calibration is not None:
-        plot_reliability(calibration.before, calibration.after, save=folder / "reliability.png")
-    with suppress(OSError, ValueError, KeyError):
-        show_results(examples, before, after, comparison=comparison, save=folder / "results.png")
-    if log is not None:
-        with suppress(OSError, ValueError):
-            plot_training(log, save=folder / "training.png")
 
 
 def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection[str] | None = None) -> str:
@@ -296,14 +283,14 @@ def _jpeg(pixels: np.ndarray) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- end of report
-def _training(log: str | Path | None) -> str:
+def _training(log: str | Path | None, save: Path | None) -> str:
     if log is None:
         return "<p>There is no log of a training with these evaluations.</p>"
     try:
         figure = plot_training(log)
     except (OSError, ValueError) as error:
         return f'<p class="warning">The training curve cannot be drawn: {escape(str(error))}</p>'
-    return inline_figure(figure, "losses over the steps")
+    return inline_figure(figure, "losses over the steps", save=save)
 
 
 def _settings(before: Evaluation, after: Evaluation, facts: Mapping[str, str]) -> str:

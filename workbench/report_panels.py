@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.calibrate import Calibration, PhraseCalibration, Share, calibrated
@@ -38,8 +39,8 @@ class CalibrationPanel:
         return cls(calibration, reliability(records), reliability(calibrated(records, calibration)))
 
 
-def calibration_section(panel: CalibrationPanel) -> str:
-    """The reliability picture and the table of thresholds, the most cautious phrase first."""
+def calibration_section(panel: CalibrationPanel, save: Path | None = None) -> str:
+    """The reliability picture, also written to `save`, and the table of thresholds, the most cautious phrase first."""
     overall = panel.calibration.overall
     curves = sorted(panel.calibration.phrases, key=lambda curve: (curve.shift, curve.phrase))
     rows = [_threshold_row(curve, escape(curve.phrase)) for curve in curves]
@@ -63,7 +64,7 @@ def calibration_section(panel: CalibrationPanel) -> str:
             "seven of ten cases, below it scores promise too much.</p>"
         )
         alt = "share of hits over the score, recorded and calibrated"
-        figure = caption + inline_figure(plot_reliability(panel.before, panel.after), alt, "plot")
+        figure = caption + inline_figure(plot_reliability(panel.before, panel.after), alt, "plot", save)
     return f"<p>{escape(text)}</p>{table(head, rows, 'plain wide')}{figure}"
 
 

@@ -8,7 +8,10 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sam3.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,10 +172,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
     return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def inline_figure(figure: Figure, alt: str, kind: str = "curve") -> str:
-    """A figure inside the page; wide ones scroll on narrow screens."""
+def inline_figure(figure: Figure, alt: str, kind: str = "curve", save: Path | None = None) -> str:
+    """A figure inside the page and, drawn only once, as a PNG file; wide ones scroll on narrow screens."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
+    if save is not None:
+        write_atomically(save, lambda temporary: temporary.write_bytes(file.getvalue()))
     data = base64.b64encode(file.getvalue()).decode("ascii")
     image = f'<img class="{kind}" src="data:image/png;base64,{data}" alt="{escape(alt, quote=True)}">'
     return f'<div class="scroll">{image}</div>'

@@ -9,12 +9,13 @@ import io
 import json
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sam3.files import write_atomically, write_text
+from sam3.files import write_atomically, write_folder_atomically, write_text
 from workbench.adapters import Adapter
 
 _MAX_ROLLBACKS = 3
@@ -113,8 +114,11 @@ class RunState:
         write_atomically(self.out / "state.pt", lambda path: path.write_bytes(content.getbuffer()))
         write_text(self.out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
         if self.step:
-            self.adapter.save(self.out / "adapter")
-            self.adapter.save(self.out / "adapter_best", self.best)
+            folder, best = self.adapter.save(self.out / "adapter"), self.out / "adapter_best"
+            if self.best_step == self.step:
+                write_folder_atomically(best, lambda draft: shutil.copytree(folder, draft, dirs_exist_ok=True))
+            else:
+                self.adapter.save(best, self.best)
 
     def resume(self) -> None:
         path = self.out / "state.pt"

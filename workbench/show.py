@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -164,9 +164,9 @@ def _figure_class() -> type[Figure]:
     return ShownFigure
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure of this size in inches that notebooks show."""
-    return _figure_class()(figsize=(width, height), layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty white figure of this size in inches that notebooks show; matplotlib finds the places, or the caller."""
+    return _figure_class()(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def saved(figure: Figure, save: str | Path | None) -> Figure:
@@ -181,6 +181,7 @@ def _show(axes: Any, pixels: np.ndarray, title: str, legend: dict[str, Colour | 
     axes.imshow(pixels)
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])  # hidden ticks would be measured all the same
     if legend:
         axes.set_anchor("N")  # the legend takes the room below the picture
         handles = _patches(legend)
@@ -274,8 +275,10 @@ def show_results(
         comparison = compare(before, after, num_resamples=1)
     pairs = worth_seeing(comparison, limit)
     olds, news = records_of(before), records_of(after)
-    figure = new_figure(9.2, 3.3 * len(pairs) + 0.35)
-    grid = figure.subplots(len(pairs), 3, squeeze=False)
+    width, height, title, foot = 9.2, 3.4 * len(pairs) + 0.35, 0.4, 0.35
+    figure = new_figure(width, height, layout=None)
+    places = {"left": 0.05 / width, "right": 1 - 0.05 / width, "bottom": foot / height, "top": 1 - title / height}
+    grid = figure.subplots(len(pairs), 3, squeeze=False, gridspec_kw={**places, "wspace": 0.03, "hspace": title / 3})
     for row, pair in zip(grid, pairs, strict=True):
         example, key = examples.example(pair.image_id), (pair.image_id, pair.phrase)
         truth = f"{pair.num_truth} labelled" if pair.num_truth else "absent"
@@ -290,7 +293,7 @@ def show_results(
             answer = draw_answer(example, record, evaluation.score_threshold)
             _show(axes, answer, f"{name}: {verdict}\npresence {record.presence_score:.2f}")
     handles = _patches({"labelled": TRUTH, "found": HIT, "false alarm": FALSE_ALARM, "missed": MISS})
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=4, fontsize=9, frameon=False)
     return saved(figure, save)
 
 

@@ -344,3 +344,15 @@ def test_public_names() -> None:
     assert all(getattr(sam3, name).__name__ == name for name in sam3.__all__)
     with pytest.raises(AttributeError, match="public names are Click, ImagePredictor"):
         _ = sam3.load_sam2
+
+
+def test_loading_draws_no_numbers_that_are_never_read(monkeypatch):
+    """Where no numbers are kept, torch loads its compiler to draw them, which takes seconds."""
+
+    def draw(*_):
+        raise AssertionError("numbers were drawn")
+
+    monkeypatch.setattr("torch.nn.init._no_grad_normal_", draw)
+    assert load_sam3("tiny").load_report.num_tensors > 100
+    with pytest.raises(AssertionError, match="numbers were drawn"):
+        torch.nn.Embedding(2, 2)

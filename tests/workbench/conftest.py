@@ -4,7 +4,7 @@ command line."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,16 +161,26 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> P
     return draw_project(tmp_path_factory.mktemp("pristine"), small_weights)
 
 
+@pytest.fixture(scope="module")
+def quick_jobs() -> Iterator[None]:
+    """Jobs that draw little and try few steps, for tests of anything else: the rest of a very small job is quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.report.MAX_PAIRS", 1)
+        patch.setattr("workbench.report.MAX_ROWS", 1)
+        patch.setattr("workbench.costs._TRIAL_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture
 def project(tmp_path: Path, small_weights: Path) -> Project:
     """A project of drawn pictures that a test may change."""
     return draw_project(tmp_path / "project", small_weights)
 
 
-@pytest.fixture
-def drawn(project: Project) -> ExampleSet:
+@pytest.fixture(scope="session")
+def drawn(pristine: Project) -> ExampleSet:
     """The six pictures to learn from."""
-    learn = ExampleSet.from_coco(project.folder / "learn.json", project.folder / "images")
+    learn = ExampleSet.from_coco(pristine.folder / "learn.json", pristine.folder / "images")
     return learn.with_absent(["green star"])
 
 

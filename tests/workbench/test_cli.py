@@ -25,6 +25,8 @@ from workbench.guard import Retention
 
 COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export", "merge")
 
+pytestmark = pytest.mark.usefixtures("quick_jobs")
+
 
 def subprocess_environment() -> dict[str, str]:
     return os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}

@@ -17,6 +17,8 @@ from workbench.finetune import FinetuneConfig
 CONFIG = FinetuneConfig(steps=5, images=3, phrases=2, views=4)
 PHRASES = ("disc", "bar")
 
+pytestmark = pytest.mark.usefixtures("quick_jobs")
+
 
 @pytest.fixture
 def model(small_weights):

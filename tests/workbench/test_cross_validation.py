@@ -19,13 +19,7 @@ from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import ExampleSet
 from workbench.recipe import load_recipe
 
-
-@pytest.fixture(autouse=True, scope="module")
-def few_pictures():
-    """Drawing pictures for the report takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workbench.report.MAX_PAIRS", 1)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture(scope="module")

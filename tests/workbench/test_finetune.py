@@ -60,6 +60,18 @@ def training(small_weights, drawn) -> Training:
     return Training(small_weights, drawn)
 
 
+@pytest.fixture(scope="module")
+def finished(small_weights, drawn, tmp_path_factory) -> tuple[Path, FinetuneResult]:
+    """The folder of a run that nothing disturbed, not to be changed, and what it gave."""
+    out = tmp_path_factory.mktemp("finished") / "whole"
+    return out, Training(small_weights, drawn).run(out)
+
+
+@pytest.fixture
+def whole(finished) -> Path:
+    return finished[0]
+
+
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
@@ -70,9 +82,8 @@ def log_of(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stop_after", [1, 5])
-def test_an_interrupted_run_goes_on_to_the_same_weights_bit_for_bit(training, tmp_path, stop_after):
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    training.run(whole)
+def test_an_interrupted_run_goes_on_to_the_same_weights_bit_for_bit(training, whole, tmp_path, stop_after):
+    parted = tmp_path / "parted"
     training.run(parted, stop_after=stop_after)
     assert len(log_of(parted)) == stop_after
     half = training.saved(parted / "adapter")
@@ -96,13 +107,13 @@ def test_cached_features_give_the_same_result_when_a_run_goes_on(small_weights, 
     assert_same(training.saved(tmp_path / "parted" / "adapter"), training.saved(tmp_path / "whole" / "adapter"))
 
 
-def test_a_finished_run_is_not_repeated(training, tmp_path):
-    first = training.run(tmp_path)
+def test_a_finished_run_is_not_repeated(training, finished):
+    out, first = finished
     steps: list[dict[str, Any]] = []
-    again = training.run(tmp_path, on_step=steps.append)
+    again = training.run(out, on_step=steps.append)
     assert steps == []
     assert (again.steps, again.seconds, again.was_resumed) == (first.steps, first.seconds, True)
-    assert_same(training.adapter.state(), training.saved(tmp_path / "adapter"))
+    assert_same(training.adapter.state(), training.saved(out / "adapter"))
 
 
 def test_training_lowers_the_loss(training, tmp_path):
@@ -116,9 +127,10 @@ def test_training_lowers_the_loss(training, tmp_path):
     assert result.best_step >= 10 and result.seconds > 0 and not result.was_resumed
 
 
-def test_the_best_adapter_of_a_very_short_run_is_its_last(training, tmp_path):
-    assert training.run(tmp_path).best_step == 7
-    assert_same(training.saved(tmp_path / "adapter_best"), training.saved(tmp_path / "adapter"))
+def test_the_best_adapter_of_a_very_short_run_is_its_last(training, finished):
+    out, result = finished
+    assert result.best_step == 7
+    assert_same(training.saved(out / "adapter_best"), training.saved(out / "adapter"))
 
 
 def test_other_settings_pictures_or_phrases_in_the_same_folder_are_refused(training, tmp_path):
@@ -152,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
     assert not (tmp_path / "broken weights" / "adapter").exists()  # nothing was due yet, and NaN is not worth keeping
 
 
-def test_a_run_that_broke_goes_back_to_its_last_state_with_half_the_rate(training, tmp_path, capsys):
+def test_a_run_that_broke_goes_back_to_its_last_state_with_half_the_rate(training, whole, tmp_path, capsys):
     """As a rate that is a little too high does; here a weight breaks once."""
     broken: list[int] = []
 
@@ -169,8 +181,7 @@ def test_a_run_that_broke_goes_back_to_its_last_state_with_half_the_rate(trainin
     )
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
     assert all(value.isfinite().all() for value in training.saved(tmp_path / "adapter").values())
-    training.run(tmp_path / "whole")
-    rates = [torch.linalg.vector_norm(t).item() for t in training.saved(tmp_path / "whole" / "adapter").values()]
+    rates = [torch.linalg.vector_norm(t).item() for t in training.saved(whole / "adapter").values()]
     assert rates != [torch.linalg.vector_norm(t).item() for t in training.saved(tmp_path / "adapter").values()]
 
 
@@ -200,16 +211,17 @@ def test_a_real_measurement_is_taken_on_held_out_pictures(training, tmp_path):
     assert all(0 <= line["held_out_cgF1"] <= 1 for line in log_of(tmp_path))
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_pictures_worked_off_a_few_at_a_time_give_the_same_weights(training, tmp_path, at_once):
-    config = replace(CONFIG, images=5, one_to_many=True)
+def test_pictures_worked_off_a_few_at_a_time_give_the_same_weights(training, tmp_path):
+    config = replace(CONFIG, steps=4, images=5, one_to_many=True)
     training.run(tmp_path / "together", config)
     together = training.adapter.state()
-    training.run(tmp_path / "parts", replace(config, images_at_once=at_once))
-    for key, value in training.adapter.state().items():
-        torch.testing.assert_close(value, together[key], atol=1e-5, rtol=1e-4)
-    for one, other in zip(log_of(tmp_path / "together"), log_of(tmp_path / "parts"), strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for at_once in (1, 2):
+        parts = tmp_path / f"{at_once} at once"
+        training.run(parts, replace(config, images_at_once=at_once))
+        for key, value in training.adapter.state().items():
+            torch.testing.assert_close(value, together[key], atol=1e-5, rtol=1e-4)
+        for one, other in zip(log_of(tmp_path / "together"), log_of(parts), strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 WORKER = """
@@ -230,6 +242,7 @@ finetune(model, adapter, examples, out, FinetuneConfig(steps=4, images=3, views=
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(small_weights, project, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
@@ -247,10 +260,9 @@ def test_two_processes_give_what_one_gives(small_weights, project, tmp_path):
             assert two[name] == pytest.approx(one[name], rel=5e-3, abs=1e-5), name
 
 
-def test_an_interrupt_within_an_update_keeps_the_files_of_the_last_checkpoint(training, tmp_path, monkeypatch):
+def test_an_interrupt_within_an_update_keeps_the_files_of_the_last_checkpoint(training, whole, tmp_path, monkeypatch):
     """Weights that moved without their step being counted would be moved twice when the run goes on."""
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    training.run(whole)
+    parted = tmp_path / "parted"
     real, calls = torch.optim.AdamW.step, []
 
     def interrupted(self, *arguments, **keywords):

@@ -11,15 +11,10 @@ import pytest
 from workbench.plots import plot_sweep
 from workbench.sweep import RETENTION, Sweep, SweepRun, sweep
 
-FAST = ["train.steps=2", "guard.replay=0", "negatives.mine=false"]
+FAST = ["plan={name: tokens}", "train.steps=2", "guard.replay=0", "negatives.mine=false"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_pictures():
-    """Drawing pictures for the report takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workbench.report.MAX_PAIRS", 1)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_jobs")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +32,7 @@ def test_every_value_meets_every_seed_and_all_are_measured_on_the_same_pictures(
     assert (out / "shots=4" / "seed1" / "report.html").exists() and (out / "sweep.png").stat().st_size > 5000
     befores = {path.read_bytes() for path in out.glob("shots=*/seed*/before.json")}
     assert len(befores) == 1
-    assert len({path.read_bytes() for path in out.glob("shots=*/seed*/adapter/*.safetensors")}) == 8  # two files each
+    assert len({path.read_bytes() for path in out.glob("shots=*/seed*/adapter/*.safetensors")}) == 4
     assert Sweep.load(out / "sweep.json").points("IL_MCC") == found.points("IL_MCC")
 
 
