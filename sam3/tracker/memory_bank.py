@@ -254,7 +254,7 @@ class MemoryBank:
         Args:
             frame: the last one seen. is_backward: the direction in which time goes on.
             num_frames: length of the video, when it is known.
-            turn: where time began to go in this direction, and may yet go the other way; by default it will not.
+            turn: the frame from which time may yet go the other way; by default it will not.
         """
         kept = self._recallable(frame, num_frames, -1 if is_backward else 1)
         if turn is not None:

@@ -17,7 +17,7 @@ from sam3.masks import divide_pixels
 from sam3.tracker.memory import MEMORY_MASK_STRIDE
 from sam3.tracker.memory_bank import MemoryBank, MemoryEntry, Recollection
 from sam3.tracker.prompt_encoder import Hints
-from sam3.tracker.tracker import FrameFeatures, Tracker, TrackerOutput
+from sam3.tracker.tracker import MEMORY_CONTRAST, FrameFeatures, Tracker, TrackerOutput
 
 _CORRECTED_SPAN = 16  # frames around a correction on which the detector's prompts for the object are forgotten
 
@@ -30,7 +30,7 @@ class Play:
         frame: its number.
         num_frames: length of the video, when it is known.
         is_backward: whether time runs backward.
-        turn: where it began to run in this direction.
+        turn: the frame from which it may yet run the other way.
     """
 
     frame: int
@@ -65,6 +65,8 @@ class Following:
     """
 
     def __init__(self, tracker: Tracker, *, objects_at_once: int = 16):
+        if objects_at_once < 1:
+            raise ValueError(f"received objects_at_once={objects_at_once}; expected at least 1")
         self.tracker = tracker
         self.objects_at_once = objects_at_once
         self._groups: list[_Group] = []
@@ -123,8 +125,7 @@ class Following:
         output, masks = carried.output, mask_logits
         if prompts:
             rows = torch.tensor([carried.ids.index(one) for one in prompts], device=masks.device)
-            inside = _enlarged(torch.stack(list(prompts.values())), features) > 0
-            told = self.tracker.adopt(features, inside, with_memory=False)
+            told = self._adopted(features, torch.stack(list(prompts.values())))
             scores = output.object_score_logits.index_copy(0, rows, told.object_score_logits)
             output = replace(
                 output, pointers=output.pointers.index_copy(0, rows, told.pointers), object_score_logits=scores
@@ -136,17 +137,21 @@ class Following:
                 continue
             own = slice(start, start + len(group.ids))
             start += len(group.ids)
+            if play.frame in group.hinted_frames:
+                continue  # what a user said there stands
             is_prompted = not prompts.keys().isdisjoint(group.ids)
-            self._store(group, features, output[own], masks[own], play, is_conditioning=is_prompted)
+            self._store(group, features, output[own], masks[own], play, is_conditioning=is_prompted, is_binary=False)
 
     def start(self, features: FrameFeatures, ids: Sequence[int], mask_logits: Tensor, play: Play) -> None:
         """Follows new objects (K, h, w) together from this frame on."""
-        inside = _enlarged(mask_logits, features) > 0
-        inside = divide_pixels(inside, torch.zeros(len(ids), device=inside.device))
-        told = [self.tracker.adopt(features, inside[rows]) for rows in self._parts(len(ids))]
-        bank = MemoryBank(self.tracker.config.num_memory_frames)
-        bank.store(play.frame, MemoryEntry.joined([output.memory for output in told if output.memory is not None]))
-        self._groups.append(_Group(tuple(ids), bank, set()))
+        told = self._adopted(features, mask_logits)
+        # Where masks overlap, the later one is in front: as in the released code, who an object is comes from its whole
+        # mask, and what is remembered of its place from the visible part.
+        order = torch.arange(len(ids), device=mask_logits.device)
+        apart = torch.where(divide_pixels(mask_logits > 0, order), told.mask_logits, -MEMORY_CONTRAST)
+        group = _Group(tuple(ids), MemoryBank(self.tracker.config.num_memory_frames), set())
+        self._store(group, features, told, apart, play, is_conditioning=True, is_binary=True)
+        self._groups.append(group)
 
     def show(self, features: FrameFeatures, masklet_id: int, prompt: Hints | Tensor, frame: int) -> TrackerOutput:
         """Tells what one object is, a new one or one that is followed: from now on it has a memory of its own.
@@ -207,6 +212,7 @@ class Following:
         play: Play,
         *,
         is_conditioning: bool,
+        is_binary: bool,
     ) -> None:
         entries = []
         for rows in self._parts(len(masks)):
@@ -216,13 +222,18 @@ class Following:
                     features,
                     output[rows],
                     is_conditioning=is_conditioning,
-                    is_binary=False,
+                    is_binary=is_binary,
                     mask_logits=large,
                     is_present=(large > 0).flatten(1).any(1),
                 )
             )
         group.bank.store(play.frame, MemoryEntry.joined(entries))
         group.bank.trim(play.frame, num_frames=play.num_frames, is_backward=play.is_backward, turn=play.turn)
+
+    def _adopted(self, features: FrameFeatures, mask_logits: Tensor) -> TrackerOutput:
+        """What the tracker makes of masks (N, h, w) that are taken for the truth."""
+        parts = [_enlarged(mask_logits[rows], features) > 0 for rows in self._parts(len(mask_logits))]
+        return TrackerOutput.joined([self.tracker.adopt(features, part, with_memory=False) for part in parts])
 
     def _parts(self, count: int) -> list[slice]:
         """Rows that go through a network together."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam3.detector.text_encoder import TextFeatures
 from sam3.image_encoder import ImageFeatures, to_pixel_values
 from sam3.interactive import hints_of
 from sam3.masks import mend_masks, suppress_covered
@@ -59,7 +60,7 @@ class EncodedFrame:
     """A frame as the two halves of the model see it."""
 
     frame: int
-    detector: ImageFeatures
+    detector: ImageFeatures | None  # None where only the tracker looks
     tracker: FrameFeatures
 
 
@@ -113,19 +114,22 @@ class FrameLoop:
         self._model, self._config = model, config
         self._frame_size, self._image_size = frame_size, image_size
         self._tracker_context = tracker_context
+        self._encoded_text: tuple[tuple[str, ...], TextFeatures] | None = None
 
-    def encode(self, frame: int, pixels: NDArray[np.uint8]) -> EncodedFrame:
-        """Features of a frame (H,W,3) uint8 RGB, from one pass through the image encoder unless the tracker has its own
-        context."""
+    def encode(self, frame: int, pixels: NDArray[np.uint8], *, with_detector: bool = True) -> EncodedFrame:
+        """Features of a frame (H,W,3) uint8 RGB, from one pass through the image encoder, unless the tracker has a
+        context of its own and the detector is wanted too."""
         model, tracker = self._model, self._model.require_tracker()
         values = to_pixel_values(pixels, self._image_size)[None].to(model.device, model.dtype)
-        features = model.image_encoder(values, with_tracker=self._tracker_context is None)
-        pyramid = features.tracker_pyramid
-        if self._tracker_context is not None:
+        if self._tracker_context is None:
+            features = model.image_encoder(values, with_tracker=True)
+            own = features.tracker_pyramid
+        else:
+            features = model.image_encoder(values) if with_detector else None
             with self._tracker_context():
-                pyramid = model.image_encoder(values, with_tracker=True).tracker_pyramid
-        assert pyramid is not None
-        return EncodedFrame(frame, ImageFeatures(features.pyramid), tracker.prepare(pyramid))
+                own = model.image_encoder(values, with_tracker=True).tracker_pyramid
+        detector = None if features is None else ImageFeatures(features.pyramid)
+        return EncodedFrame(frame, detector, tracker.prepare(own))
 
     def step(
         self, encoded: EncodedFrame, searches: Sequence[Search], shown_ids: Collection[int], play: Play
@@ -141,6 +145,19 @@ class FrameLoop:
         Returns:
             One entry for each search and for each other masklet. Masklets that have just been removed are still in it.
         """
+        before, next_id = [search.cycle for search in searches], self.next_id
+        try:
+            return self._step(encoded, searches, shown_ids, play)
+        except BaseException:  # all of a frame or nothing: the masklets must be those that are followed
+            for search, cycle in zip(searches, before, strict=True):
+                self.following.stop(set(search.cycle.ids) - set(cycle.ids))
+                search.cycle = cycle
+            self.next_id = next_id
+            raise
+
+    def _step(
+        self, encoded: EncodedFrame, searches: Sequence[Search], shown_ids: Collection[int], play: Play
+    ) -> list[Seen]:
         detections = self._detect(encoded, searches)
         searched = [one for search in searches for one in search.cycle.ids]
         carried = self.following.carry(encoded.tracker, {*searched, *shown_ids}, play)
@@ -160,7 +177,7 @@ class FrameLoop:
                 if ids:
                     newborn.append((ids, born.mask_logits))
                 entry = self._with_newborn(entry, ids, born)
-            seen.append(_without(entry, decisions.lost_ids))
+            seen.append(_without(entry, {*decisions.lost_ids, *self._told(entry.ids, play)}))
         if carried is not None:
             quirk = self._config.reference_quirks
             self.following.remember(encoded.tracker, carried, remembered, play, prompts=prompts, keeps_own_masks=quirk)
@@ -168,12 +185,12 @@ class FrameLoop:
             self.following.start(encoded.tracker, ids, mask_logits, play)
         for search in searches:
             self.following.stop(search.cycle.removed_ids)
-        alone = _rows_of(mended, [one for one in shown_ids if one not in searched])
+        alone = _rows_of(mended, {*shown_ids} - {*searched, *self._told(shown_ids, play)})
         scores = alone.object_score_logits.sigmoid()
         return [*seen, *(Seen((one,), alone.mask_logits[i, None], scores[i, None]) for i, one in enumerate(alone.ids))]
 
     def show(self, encoded: EncodedFrame, search: Search, prompt: ObjectPrompt, masklet_id: int | None) -> Seen:
-        """Starts a masklet that a user shows, or corrects one.
+        """Starts a masklet that a user shows, or corrects one; in its search only when the tracker has taken it.
 
         Args:
             encoded: the frame that the prompt lies on.
@@ -181,20 +198,24 @@ class FrameLoop:
             prompt: a mask alone is taken for the truth; clicks and boxes, with or without a mask, are answered.
             masklet_id: the masklet to correct; None for a new one.
         """
+        cycle = replace(search.cycle, next_id=self.next_id)
         if masklet_id is None:
-            cycle = replace(search.cycle, next_id=self.next_id)
-            masklet_id, search.cycle = add_masklet(cycle, encoded.frame, self._config)
-            self.next_id = search.cycle.next_id
-            search.presence[masklet_id] = 1.0
+            masklet_id, cycle = add_masklet(cycle, encoded.frame, self._config)
         else:
-            search.cycle = confirm_masklet(search.cycle, masklet_id)
+            cycle = confirm_masklet(cycle, masklet_id)
         if prompt.mask is not None and not prompt.clicks and prompt.box_xyxy_px is None:
             told: Hints | Tensor = torch.as_tensor(prompt.mask, device=self._model.device)[None]
         else:
             told = hints_of([prompt], self._frame_size, encoded.tracker)
         output = self.following.show(encoded.tracker, masklet_id, told, encoded.frame)
+        search.cycle, self.next_id = cycle, cycle.next_id
+        search.presence.setdefault(masklet_id, 1.0)
         mask_logits = mend_masks(output.mask_logits, self._max_speck(encoded))
         return Seen((masklet_id,), mask_logits, output.object_score_logits.sigmoid())
+
+    def _told(self, ids: Collection[int], play: Play) -> set[int]:
+        """Those that a user has shown in this very frame: what was said there stands."""
+        return {one for one in ids if self.following.is_hinted(one, play.frame)}
 
     def _live(
         self, search: Search, found: Found | None, own: CarriedMasks, play: Play
@@ -216,7 +237,9 @@ class FrameLoop:
         asked = [q.on_input(self._frame_size, self._image_size) for q in questions if q is not None]
         if not asked:
             return [None] * len(searches)
-        output = self._model.detect(encoded.detector, [asked])
+        if encoded.detector is None:
+            raise ValueError(f"frame {encoded.frame} was encoded for the tracker alone; encode it with_detector")
+        output = self._model.detect(encoded.detector, [asked], text=self._text(tuple(one.text for one in asked)))
         found = []
         for pair in range(len(asked)):
             scores = output.scores[pair]
@@ -226,6 +249,12 @@ class FrameLoop:
             found.append(Found(detections, float(output.presence_logits[pair].float().sigmoid())))
         answers = iter(found)
         return [None if question is None else next(answers) for question in questions]
+
+    def _text(self, phrases: tuple[str, ...]) -> TextFeatures:
+        """Features of the phrases, encoded once as long as they stay the same."""
+        if self._encoded_text is None or self._encoded_text[0] != phrases:
+            self._encoded_text = phrases, self._model.encode_text(phrases)
+        return self._encoded_text[1]
 
     def _mended(self, carried: CarriedObjects | None, encoded: EncodedFrame) -> CarriedMasks:
         """The carried masks without small holes and specks."""

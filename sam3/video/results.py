@@ -5,7 +5,7 @@ Masks are kept as run lengths, so that a long video with many objects stays smal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -246,6 +246,39 @@ def masklets_of(results: Iterable[FrameResult]) -> list[Masklet]:
             )
         )
     return masklets
+
+
+def without_overlap(rles: Mapping[int, Rle], scores: Mapping[int, float]) -> dict[int, Rle]:
+    """Masks of one frame by id, cut so that none overlap: a shared pixel goes to the highest score, then to the first.
+
+    Args:
+        rles: id -> mask, all of one size.
+        scores: id -> any scale.
+
+    Returns:
+        Those that keep a pixel, in their order.
+
+    Example:
+        >>> left, right = Rle.of(np.array([[1, 1, 0]], dtype=bool)), Rle.of(np.array([[0, 1, 1]], dtype=bool))
+        >>> apart = without_overlap({3: left, 5: right}, {3: 0.2, 5: 0.9})
+        >>> {one: rle.mask().astype(int).tolist() for one, rle in apart.items()}
+        {3: [[1, 0, 0]], 5: [[0, 1, 1]]}
+    """
+    boxes = np.array([rle.box_xyxy_px for rle in rles.values()]).reshape(-1, 4)
+    low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    touches = ((high > low).all(-1) & ~np.eye(len(boxes), dtype=bool)).any(1)
+    shared = [one for one, is_shared in zip(rles, touches, strict=True) if is_shared]
+    taken: NDArray[np.bool_] | None = None
+    kept = dict(rles)
+    for one in sorted(shared, key=lambda one: -scores[one]):  # stable: of equal scores the first wins
+        mask = rles[one].mask()
+        free = mask if taken is None else mask & ~taken
+        taken = mask if taken is None else taken | mask
+        if not free.any():
+            del kept[one]
+        elif free is not mask:
+            kept[one] = Rle.of(free)
+    return kept
 
 
 def masklet_of_rles(id_: int, phrase: str | None, rles: Sequence[Rle | None], *, score: float = 1.0) -> Masklet:

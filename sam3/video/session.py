@@ -17,15 +17,14 @@ import torch
 import torch.nn.functional as F
 
 from sam3.interactive import refuse_outside
-from sam3.masks import divide_pixels
 from sam3.model import Sam3
 from sam3.prompts import Click, ObjectPrompt, Prompt
 from sam3.rle import Rle
 from sam3.video.config import VideoConfig
 from sam3.video.following import Play
 from sam3.video.frame_loop import EncodedFrame, FrameLoop, Search, Seen
-from sam3.video.masklets import release, remove_masklet
-from sam3.video.results import FrameResult, Masklet, masklets_of
+from sam3.video.masklets import MaskletLife, release, remove_masklet
+from sam3.video.results import FrameResult, Masklet, masklets_of, without_overlap
 from sam3.video.source import BrokenFrameError, FrameSource
 
 if TYPE_CHECKING:
@@ -118,6 +117,7 @@ class VideoSession:
         self._corrected: dict[int, _Front] = {}  # masklets that a user has shown, and how far they were followed since
         self._masks: dict[int, dict[int, tuple[Rle, float]]] = {}  # frame -> id -> mask, score
         self._encoded: EncodedFrame | None = None
+        self._hidden: set[int] = set()  # masklets that nobody wants, followed so that they are not found anew
         self._is_playing = False
 
     @property
@@ -152,25 +152,24 @@ class VideoSession:
             VideoError: the frame cannot be read.
         """
         self._refuse_while_playing("add")
-        pixels = self.source.frame(frame)
-        if self._encoded is None or self._encoded.frame != frame:
-            self._encoded = self._loop.encode(frame, pixels)
         wanted = Prompt(what) if isinstance(what, str) else ObjectPrompt([what]) if isinstance(what, Click) else what
         if isinstance(wanted, Prompt):
             if masklet_id is not None:
                 raise ValueError(
                     f"received masklet_id={masklet_id} with a phrase; only clicks, boxes and masks correct one masklet"
                 )
-            self._search(wanted, self._encoded)
+            self._search(wanted, frame)
         elif isinstance(wanted, ObjectPrompt | Sequence):
             one = wanted if isinstance(wanted, ObjectPrompt) else ObjectPrompt(wanted)
-            self._show(one, self._encoded, masklet_id)
+            self._show(one, frame, masklet_id)
         else:
             raise ValueError(f"received {type(what).__name__}; expected a phrase, a Prompt, clicks or an ObjectPrompt")
         return self.result(frame)
 
     def remove(self, what: int | str) -> None:
-        """Forgets a masklet, or a phrase with all its masklets, in all frames.
+        """Leaves a masklet, or a phrase with all its masklets, out of all frames.
+
+        A masklet of a phrase is still followed, or the detector would find the object again and give it another number.
 
         Raises:
             ValueError: there is no such masklet or phrase, or the video is just being played.
@@ -183,32 +182,41 @@ class VideoSession:
             self._searches.remove(found[0])
             gone = found[0][0].cycle.ids
         else:
-            search = self._search_of(what)
-            search.cycle = remove_masklet(search.cycle, what)
-            gone = (what,)
+            search, gone = self._search_of(what), ()
+            if search is self._by_hand:
+                search.cycle, gone = remove_masklet(search.cycle, what), (what,)
+            self._hidden.add(what)
         self._loop.following.stop(gone)
         for one in gone:
             self._corrected.pop(one, None)
 
-    def _search(self, prompt: Prompt, encoded: EncodedFrame) -> None:
+    def _search(self, prompt: Prompt, frame: int) -> None:
+        prompt.on_input(self.source.size, 1)  # refuses exemplars outside
         if prompt.phrase is not None and prompt.phrase in self._phrases():
             raise ValueError(
                 f"the phrase {prompt.phrase!r} is searched already; remove({prompt.phrase!r}) first to ask it anew"
             )
-        search, frame = Search(prompt, encoded.frame), encoded.frame
-        seen = self._loop.step(encoded, [search], [], Play(frame, self.source.num_frames))
+        search = Search(prompt, frame)
+        seen = self._loop.step(self._encode(frame), [search], [], Play(frame, self.source.num_frames))
         self._searches.append((search, _Front((frame, frame))))
-        self._keep(_Pending(frame, tuple(seen), waits=True))
+        self._keep(frame, seen)
 
-    def _show(self, prompt: ObjectPrompt, encoded: EncodedFrame, masklet_id: int | None) -> None:
+    def _show(self, prompt: ObjectPrompt, frame: int, masklet_id: int | None) -> None:
         refuse_outside(prompt, self.source.size)
-        search, frame = self._by_hand if masklet_id is None else self._search_of(masklet_id), encoded.frame
+        search = self._by_hand if masklet_id is None else self._search_of(masklet_id)
         if masklet_id is not None and prompt.mask is None and prompt.mask_logits is None:
             known = self._masks.get(frame, {}).get(masklet_id)
             prompt = prompt if known is None else replace(prompt, mask=known[0].mask())
-        seen = self._loop.show(encoded, search, prompt, masklet_id)
+        seen = self._loop.show(self._encode(frame), search, prompt, masklet_id)
         self._corrected[seen.ids[0]] = _Front((frame, frame))
-        self._keep(_Pending(frame, (seen,), waits=False))
+        self._hidden.discard(seen.ids[0])
+        self._keep(frame, [seen])
+
+    def _encode(self, frame: int) -> EncodedFrame:
+        """The frame for both halves of the model; that of the last prompt is kept for the next one."""
+        if self._encoded is None or self._encoded.frame != frame:
+            self._encoded = self._loop.encode(frame, self.source.frame(frame))
+        return self._encoded
 
     # ------------------------------------------------------------------------------------------------------- the pass
     def propagate(
@@ -219,12 +227,14 @@ class VideoSession:
         Results of a search are held back for `VideoConfig.hotstart_frames`, so that false alarms do not show. Close the
         iterator, or leave the loop, to stop at any frame: nothing is lost, and the next call goes on. A frame that
         cannot be read is passed over with a warning and noted in `broken_frames`. Frames that were done before come
-        from store.
+        from store. What a user has shown in a frame is not computed again there.
 
         Args:
             direction: "both" plays to the end, then back from the start to the first frame.
-            start: by default the first prompt, or where the last call stopped.
-            num_frames: at most so many frames in each direction, the first included.
+            start: by default the first prompt, or where the last call stopped. Frames on the way to it that were not
+                played yet are computed first, so that memory has no gaps, and not yielded.
+            num_frames: at most so many frames in each direction, the first included. All of them are handed out, those
+                too whose masklets are still on trial.
 
         Raises:
             ValueError: nothing was added yet, or numbers and words that make no sense.
@@ -240,16 +250,22 @@ class VideoSession:
         self._refuse_while_playing("propagate")
         length = self.source.num_frames
         if start is not None and (start < 0 or (length is not None and start >= length)):
-            raise IndexError(f"received start={start}; the video has the frames 0 to {(length or 0) - 1}")
+            known = "" if length is None else f" to {length - 1}"
+            raise IndexError(f"received start={start}; the video has the frames from 0{known}")
         return self._propagate(direction, start, num_frames)
 
     def _propagate(self, direction: Direction, start: int | None, num_frames: int | None) -> Iterator[FrameResult]:
+        self._refuse_while_playing("propagate")  # another iterator may have begun since this one was made
+        if not self._fronts():
+            return
+        first = self._next(is_backward=False) if start is None else start
         if direction != "backward":
-            first = self._next(is_backward=False) if start is None else start
             yield from self._pass(first, num_frames, is_backward=False)
         if direction != "forward":
-            first = self._next(is_backward=True) if start is None else start - (direction == "both")
-            yield from self._pass(first, num_frames, is_backward=True)
+            behind = self._next(is_backward=True) if start is None else start - (direction == "both")
+            if direction == "both" and behind >= first:
+                behind = first - 1  # the others were handed out on the way forward
+            yield from self._pass(behind, num_frames, is_backward=True)
 
     def _next(self, *, is_backward: bool) -> int:
         """Where a pass begins: where something is left to be done, or else at the first prompt."""
@@ -261,16 +277,22 @@ class VideoSession:
 
     def _pass(self, start: int, num_frames: int | None, *, is_backward: bool) -> Iterator[FrameResult]:
         """One direction. Whatever ends it, all that was computed is kept."""
+        reached = [front.done[0] - 1 if is_backward else front.done[1] + 1 for front in self._fronts()]
+        begin = max(start, *reached) if is_backward else min(start, *reached)
+        num_skipped = abs(start - begin)
         pending: tuple[_Pending, ...] = ()
-        self._is_playing = True
+        self._is_playing, self._encoded = True, None
         try:
-            for play in self._times(start, num_frames, is_backward=is_backward):
+            times = self._times(begin, num_frames and num_frames + num_skipped, is_backward=is_backward)
+            for number, play in enumerate(times):
                 done = self._advance(play)
                 if done is None:
                     continue
+                if number < num_skipped:
+                    self._keep(play.frame, done.seen)
+                    continue
                 is_held = done.waits or bool(pending)
-                config = self._config if is_held else replace(self._config, hotstart_frames=0)
-                ready, pending = release((*pending, done), config)
+                ready, pending = release((*pending, done), self._config, is_last=not is_held)
                 for item in ready:
                     yield self._handed_out(item)
             while pending:
@@ -278,7 +300,7 @@ class VideoSession:
                 yield self._handed_out(item)
         finally:
             for item in pending:
-                self._keep(item)
+                self._keep(item.frame, item.seen)
             self._is_playing = False
 
     def _times(self, start: int, num_frames: int | None, *, is_backward: bool) -> Iterator[Play]:
@@ -294,6 +316,8 @@ class VideoSession:
         """Does a frame for all that has not been there yet; None for a frame that cannot be read."""
         searches = [(search, front) for search, front in self._searches if front.is_ahead(play)]
         corrected = {one: front for one, front in self._corrected.items() if front.is_ahead(play)}
+        if play.frame in self.broken_frames:
+            return None
         if not searches and not corrected:
             return _Pending(play.frame, (), self._is_due(play.frame))
         try:
@@ -306,7 +330,7 @@ class VideoSession:
             if self.source.num_frames == play.frame:  # the stream has ended
                 return None
             raise
-        encoded = self._loop.encode(play.frame, pixels)
+        encoded = self._loop.encode(play.frame, pixels, with_detector=bool(searches))
         seen = self._loop.step(encoded, [search for search, _ in searches], corrected, play)
         for front in (*(front for _, front in searches), *corrected.values()):
             front.advance(play.frame)
@@ -318,20 +342,35 @@ class VideoSession:
 
     # -------------------------------------------------------------------------------------------------------- results
     def result(self, frame: int) -> FrameResult:
-        """What is known of a frame; nothing, if it was not played yet."""
-        alive = {life.id: (life, search) for search in self._all_searches() for life in search.cycle.alive}
-        known = {one: entry for one, entry in sorted(self._masks.get(frame, {}).items()) if one in alive}
-        rles = tuple(rle for rle, _ in known.values())
+        """What is known of a frame; nothing, if it was not played yet.
+
+        Masks of one search never overlap: a pixel belongs to what a user has shown, else to the highest score.
+
+        Raises:
+            IndexError: the video has no such frame.
+        """
+        length = self.source.num_frames
+        if frame < 0 or (length is not None and frame >= length):
+            raise IndexError(f"received frame {frame}; the video has the frames from 0 to {(length or 0) - 1}")
+        stored = self._masks.get(frame, {})
+        known: dict[int, tuple[Rle, float, MaskletLife, Search]] = {}
+        for search in self._all_searches():
+            lives = {life.id: life for life in search.cycle.alive if life.id in stored and life.id not in self._hidden}
+            order = {one: 2.0 if one in self._corrected else stored[one][1] for one in lives}
+            rles = without_overlap({one: stored[one][0] for one in lives}, order)
+            known |= {one: (rle, stored[one][1], lives[one], search) for one, rle in rles.items()}
+        ids = sorted(known)
+        rles_in_order = tuple(known[one][0] for one in ids)
         return FrameResult(
             frame=frame,
             image_size=self.source.size,
-            ids=np.array(list(known), dtype=np.int64),
-            phrases=tuple(alive[one][1].phrase for one in known),
-            rles=rles,
-            boxes_xyxy_px=np.array([rle.box_xyxy_px for rle in rles], dtype=np.float32).reshape(-1, 4),
-            scores=np.array([score for _, score in known.values()], dtype=np.float32),
-            detection_scores=np.array([alive[one][0].score for one in known], dtype=np.float32),
-            presence_scores=np.array([alive[one][1].presence[one] for one in known], dtype=np.float32),
+            ids=np.array(ids, dtype=np.int64),
+            phrases=tuple(known[one][3].phrase for one in ids),
+            rles=rles_in_order,
+            boxes_xyxy_px=np.array([rle.box_xyxy_px for rle in rles_in_order], dtype=np.float32).reshape(-1, 4),
+            scores=np.array([known[one][1] for one in ids], dtype=np.float32),
+            detection_scores=np.array([known[one][2].score for one in ids], dtype=np.float32),
+            presence_scores=np.array([known[one][3].presence[one] for one in ids], dtype=np.float32),
         )
 
     def masklets(self) -> list[Masklet]:
@@ -355,22 +394,21 @@ class VideoSession:
         self.close()
 
     def _handed_out(self, item: _Pending) -> FrameResult:
-        self._keep(item)
+        self._keep(item.frame, item.seen)
         for front in self._fronts():
             front.show(item.frame)
         return self.result(item.frame)
 
-    def _keep(self, item: _Pending) -> None:
-        """Stores masks at the size of the video as run lengths."""
-        masks = self._masks.setdefault(item.frame, {})
-        alive = {one for search in self._all_searches() for one in search.cycle.ids}
-        for seen in item.seen:
-            rows = [row for row, one in enumerate(seen.ids) if one in alive]
-            inside = divide_pixels(_at_size(seen.mask_logits[rows], self.source.size), seen.scores[rows])
-            for row, mask in zip(rows, inside.cpu().numpy(), strict=True):
-                masks.pop(seen.ids[row], None)
-                if mask.any():
-                    masks[seen.ids[row]] = Rle.of(mask), float(seen.scores[row])
+    def _keep(self, frame: int, seen: Sequence[Seen]) -> None:
+        """Stores masks at the size of the video as run lengths, one at a time, because enlarged logits are large."""
+        masks = self._masks.setdefault(frame, {})
+        rows = [row for part in seen for row in zip(part.ids, part.mask_logits, part.scores, strict=True)]
+        for one, logits, score in rows:
+            full = F.interpolate(logits[None, None], size=self.source.size, mode="bilinear", align_corners=False)[0, 0]
+            mask = (full > 0).cpu().numpy()
+            masks.pop(one, None)
+            if mask.any():
+                masks[one] = Rle.of(mask), float(score)
 
     # ---------------------------------------------------------------------------------------------------------- terms
     def _all_searches(self) -> list[Search]:
@@ -395,11 +433,3 @@ class VideoSession:
                 f"received {call} while the video is being played; close the iterator of propagate first, and call "
                 "propagate again afterwards: it goes on where it stopped"
             )
-
-
-def _at_size(mask_logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Masks (N, H, W) bool of logits (N, h, w); one at a time, because enlarged logits are large."""
-    masks = torch.zeros(len(mask_logits), *size, dtype=torch.bool, device=mask_logits.device)
-    for mask, logits in zip(masks, mask_logits, strict=True):
-        mask[:] = F.interpolate(logits[None, None], size=size, mode="bilinear", align_corners=False)[0, 0] > 0
-    return masks

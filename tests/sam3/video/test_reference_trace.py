@@ -236,6 +236,9 @@ class ScriptedFollowing:
     def __init__(self, config: VideoConfig):
         self.config, self.boxes = config, dict[int, tuple[int, ...]]()
 
+    def is_hinted(self, masklet_id: int, frame: int) -> bool:
+        return False
+
     def carry(self, features: Any, ids: Collection[int], play: Play) -> CarriedObjects | None:
         kept = tuple(one for one in self.boxes if one in ids)
         if not kept:

@@ -83,6 +83,9 @@ class ScriptedFollowing:
     def ids(self) -> tuple[int, ...]:
         return tuple(self.world.followed)
 
+    def is_hinted(self, masklet_id: int, frame: int) -> bool:
+        return ("show", frame, masklet_id) in [call[:3] for call in self.world.calls]
+
     def carry(self, features: Any, ids: Collection[int], play: Play) -> CarriedObjects | None:
         kept = [one for one in self.world.followed if one in ids]
         self.world.calls.append(("carry", play.frame, kept))
@@ -304,6 +307,86 @@ def test_a_correction_is_followed_alone_from_its_frame_on(play_world):
     assert session.masklets()[1].boxes_xyxy_px[:, 1].tolist() == [36.0] * 6
 
 
+def test_a_correction_ahead_of_time_stands_when_the_video_gets_there(play_world):
+    world = still(8)
+    session = play_world(world, QUICK).open(blank(8))
+    session.add("thing")
+    session.add(Click(16, 44), frame=5, masklet_id=1)
+    told = session.result(5)
+    world.followed[1] = "b"
+    list(session.propagate())
+    assert [rle for one, rle in zip(told.ids, told.rles, strict=True) if one == 1] == [session.masklets()[1].rle(5)]
+    assert session.masklets()[1].boxes_xyxy_px[:, 0].tolist() == [36.0] * 5 + [8.0] + [36.0] * 2
+
+
+def test_a_start_further_on_leaves_no_gap(play_world):
+    world = still(10)
+    session = play_world(world, QUICK).open(blank(10))
+    session.add("thing")
+    assert frames_of(session.propagate(start=6, num_frames=2)) == [6, 7]
+    assert [call[1] for call in world.calls if call[0] == "detect"] == list(range(8))
+    assert [len(result) for result in session.propagate(start=0)] == [3] * 10
+    assert [call[1] for call in world.calls if call[0] == "detect"] == list(range(10))
+
+
+def test_both_ways_from_two_prompts_hands_out_each_frame_once(play_world):
+    world = still(8)
+    world.found["other"] = {frame: {"a": 0.9} for frame in range(8)}
+    session = play_world(world, QUICK).open(blank(8))
+    session.add("thing")
+    session.add("other", frame=4)
+    assert sorted(frames_of(session.propagate("both"))) == list(range(8))
+    assert sorted(frames_of(session.propagate("both"))) == list(range(8))
+
+
+@pytest.mark.parametrize("broken", ["carry", "remember", "start"])
+def test_an_error_within_a_frame_leaves_the_session_as_it_was(play_world, monkeypatch, broken):
+    world = still(6, b=range(3, 6))
+    session = play_world(world, QUICK).open(blank(6))
+    session.add("thing")
+    list(session.propagate(num_frames=3))
+    with monkeypatch.context() as patch:
+
+        def fail(*args: Any, **how: Any) -> None:
+            raise MemoryError("no room")
+
+        patch.setattr(session._loop.following, broken, fail)
+        with pytest.raises(MemoryError):
+            list(session.propagate())
+    assert frames_of(session.propagate()) == [3, 4, 5]
+    assert lengths(session) == {0: [0, 1, 2, 3, 4, 5], 1: [0, 1, 2, 3, 4, 5], 2: [3, 4, 5]}
+
+
+def test_two_passes_do_not_run_at_once(play_world):
+    session = play_world(still(4), QUICK).open(blank(4))
+    session.add("thing")
+    one, other = session.propagate(), session.propagate()
+    next(one)
+    with pytest.raises(ValueError, match="being played"):
+        next(other)
+    assert frames_of(one) == [1, 2, 3]
+
+
+def test_a_false_alarm_takes_no_pixels_from_what_was_there(play_world):
+    world = World({"a": dict.fromkeys(range(12), (4, 4, 20, 12)), "b": {0: (14, 4, 28, 12)}})
+    world.found["thing"] = {0: {"a": 0.8, "b": 0.9}} | {frame: {"a": 0.8} for frame in range(1, 12)}
+    world.boxes["b"] |= dict.fromkeys(range(1, 12), (14, 4, 28, 12))
+    session = play_world(world).open(blank(12))
+    assert session.add("thing").boxes_xyxy_px.tolist() == [[8, 8, 28, 24], [28, 8, 56, 24]]
+    results = list(session.propagate())
+    assert results[0].boxes_xyxy_px.tolist() == [[8, 8, 40, 24]]
+
+
+def test_what_a_user_does_not_want_is_followed_unseen(play_world):
+    world = still(6)
+    session = play_world(world, QUICK).open(blank(6))
+    session.add("thing")
+    session.remove(1)
+    assert [result.ids.tolist() for result in session.propagate()] == [[0, 2]] * 6
+    assert session.newest_id == 2
+    assert session.add(Click(44, 16), frame=2, masklet_id=1).ids.tolist() == [0, 1, 2]
+
+
 def test_a_masklet_that_a_user_wants_comes_back(play_world):
     world = still(30, b=range(0), c=range(0))
     world.boxes["b"] = dict.fromkeys(range(30), BOX["b"])
@@ -335,6 +418,7 @@ def test_a_frame_that_cannot_be_read_is_passed_over(play_world, tmp_path):
     session.add("thing")
     with pytest.warns(UserWarning, match=r"2\.png.*passed over"):
         assert frames_of(session.propagate()) == [0, 1, 3, 4]
+    assert frames_of(session.propagate()) == [0, 1, 3, 4]
     assert session.broken_frames == [2] and lengths(session)[0] == [0, 1, 3, 4]
 
 
@@ -380,7 +464,8 @@ def test_a_camera_gives_each_result_at_once(play_world):
         (lambda s: (s.add("thing"), s.add("thing")), "searched already"),
         (lambda s: (s.add("thing"), s.propagate("up")), "expected 'forward', 'backward' or 'both'"),
         (lambda s: (s.add("thing"), s.propagate(num_frames=0)), "expected at least 1"),
-        (lambda s: (s.add("thing"), s.propagate(start=4)), "start=4; the video has the frames 0 to 3"),
+        (lambda s: (s.add("thing"), s.propagate(start=4)), "start=4; the video has the frames from 0 to 3"),
+        (lambda s: s.result(4), "frame 4; the video has the frames from 0 to 3"),
     ],
 )
 def test_bad_input_is_refused_with_advice(play_world, call, message):
@@ -458,6 +543,19 @@ def test_the_masks_of_a_step_are_those_of_the_tracker_called_by_hand(clickable):
             known = session.result(number)
             mask = known.masks[0] if len(known) else np.zeros((SIDE, SIDE), dtype=bool)
             assert (mask != full.numpy()).mean() < 1e-3, number
+
+
+def test_objects_inside_one_another_are_both_there_from_the_start(clickable):
+    """Who an object is comes from its whole mask, even where another one covers it."""
+    predictor = VideoPredictor(clickable)
+    session = predictor.open(noise(1))
+    following, encoded = session._loop.following, session._loop.encode(0, noise(1)[0])
+    boxes = torch.stack([logits_of((2, 2, 30, 30)), logits_of((10, 10, 16, 16))])
+    with torch.inference_mode():
+        following.start(encoded.tracker, [0, 1], boxes, Play(0, 1))
+    (entry,) = following._groups[0].bank.entries.values()
+    assert (entry.object_score_logits > 0).tolist() == [True, True]
+    assert entry.is_conditioning and not torch.equal(entry.maps[0], entry.maps[1])
 
 
 def test_memory_does_not_grow_with_the_video(clickable):
