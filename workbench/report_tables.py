@@ -15,7 +15,8 @@ from workbench.report_style import METRICS, NOT_DEFINED, counted, percent, table
 from workbench.show import verdict_of
 
 if TYPE_CHECKING:
-    from workbench.compare import Comparison, Delta
+    from workbench.bootstrap import Delta
+    from workbench.compare import Comparison
     from workbench.evaluate import Evaluation, PairRecord
 
 MAX_ROWS = 12
