@@ -1,4 +1,5 @@
-"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, export, pretrain.
+"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, track, compare-video,
+export, pretrain.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -20,6 +21,7 @@ from workbench.command_options import AdapterFolder, Debug, Device, Model, Recip
 from workbench.data_commands import export_labels, import_labels
 from workbench.model_commands import merge_adapter
 from workbench.study_commands import calibrate, plans, sweep
+from workbench.video_commands import compare_video, track
 
 if TYPE_CHECKING:
     from sam3.model import Sam3
@@ -311,11 +313,12 @@ def pretrain(
     typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
 
 
-for command in (plans, sweep, calibrate):
+for command in (plans, sweep, calibrate, track):
     app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))
 app.command("merge")(readable_errors(merge_adapter))
+app.command("compare-video")(readable_errors(compare_video))
 
 
 def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:
