@@ -147,6 +147,7 @@ def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, A
 
 def _show(done: ComparedVideos) -> None:
     """A table for people; what the linked detections reach stands beside it."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -155,9 +156,8 @@ def _show(done: ComparedVideos) -> None:
 
     comparison, linked = done.comparison, done.against_links
     typer.echo(f"{comparison.before['model']} against {comparison.after['model']}: {comparison.num_clips} clips")
-    table = Table()
-    titles = [*done.titles, "change", "95 % interval", *(["after, linked"] if linked else [])]
-    for column in ("metric", *titles):
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("metric", *done.titles, "change", "95 % interval", *(["linked"] if linked else [])):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name, delta in comparison.metrics.items():
         metric = VIDEO_METRICS[name]
@@ -165,4 +165,6 @@ def _show(done: ComparedVideos) -> None:
         others = [metric.text(linked.metrics[name].before)] if linked else []
         table.add_row(name, *cells, interval_text(name, delta), *others)
     Console().print(table, highlight=False)
-    typer.echo(str(comparison).split("\n", len(comparison.metrics) + 1)[-1])
+    if linked:
+        typer.echo("linked: the adapted model without its tracker, detections linked frame by frame.")
+    typer.echo(comparison.summary)

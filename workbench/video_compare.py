@@ -110,12 +110,17 @@ class VideoComparison:
             numbers = f"{metric.text(delta.before):>8} {metric.text(delta.after):>8}"
             change = f"{metric.text(delta.delta, has_sign=True):>8}"
             rows.append(f"{name:18} {numbers} {change}  {interval_text(name, delta)}".rstrip())
+        return "\n".join([*rows, self.summary])
+
+    @property
+    def summary(self) -> str:
+        """What got worse, or was only counted, and what to know about it."""
         if any(pair.before for pair in self.pairs):
-            rows.append(f"{len(self.regressions)} of {len(self.pairs)} questions got worse.")
+            text = f"{len(self.regressions)} of {len(self.pairs)} questions got worse."
         else:
             counts = [sum(getattr(pair, f"masklets_{side}") for pair in self.pairs) for side in ("before", "after")]
-            rows.append(f"Masklets: {counts[0]} before, {counts[1]} after. Identity switches: unknown without labels.")
-        return "\n".join([*rows, self.note]).rstrip()
+            text = f"Masklets: {counts[0]} before, {counts[1]} after. Identity switches: unknown without labels."
+        return f"{text} {self.note}".rstrip()
 
 
 def interval_text(name: str, delta: Delta) -> str:

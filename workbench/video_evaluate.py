@@ -33,19 +33,19 @@ Follow = Callable[[Video, Sequence[str], float | None], Iterator[FrameResult]]
 
 
 class Session(Protocol):
-    """What is needed of a session; that of `sam3.VideoPredictor` has it."""
+    """What is needed of a session; `sam3.video.session.VideoSession` has it."""
 
-    def add(self, prompt: str) -> Any:
+    def add(self, what: str) -> Any:
         """Looks for a phrase from frame 0 on."""
 
-    def propagate(self, direction: str) -> Iterator[FrameResult]:
+    def propagate(self) -> Iterator[FrameResult]:
         """The results of all frames."""
 
 
 class Opener(Protocol):
     """What is needed of a predictor; `sam3.VideoPredictor` has it."""
 
-    def open(self, video: Video, frame_rate: float | None = None) -> AbstractContextManager[Session]:
+    def open(self, video: Video, *, frame_rate: float | None = None) -> AbstractContextManager[Session]:
         """Starts a session with a video."""
 
 
@@ -56,7 +56,7 @@ def follower(predictor: Opener) -> Follow:
         with predictor.open(video, frame_rate=frame_rate) as session:
             for phrase in phrases:
                 session.add(phrase)
-            yield from session.propagate("forward")
+            yield from session.propagate()
 
     return follow
 
@@ -302,6 +302,7 @@ def _labels_to_json(labels: VideoLabels) -> dict[str, Any]:
                 "scores": masklet.scores.tolist(),
                 "detection_score": masklet.detection_score,
                 "presence_score": masklet.presence_score,
+                "masklet_detection_score": masklet.masklet_detection_score,
             }
             for masklet in labels.masklets
         ],
@@ -322,6 +323,7 @@ def _labels_from_json(content: Mapping[str, Any]) -> VideoLabels:
             scores=np.array(entry["scores"], dtype=np.float32),
             detection_score=float(entry["detection_score"]),
             presence_score=float(entry["presence_score"]),
+            masklet_detection_score=int(entry["masklet_detection_score"]),
         )
         for entry in content["masklets"]
     )

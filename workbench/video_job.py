@@ -85,11 +85,13 @@ def compare_videos(
     links = LinkedDetections(ImagePredictor(model), config)
     linked: VideoEvaluation | None = None
     if adapter is None:
-        titles, notes = ("linked detections", "tracker"), ()
+        titles = side_titles = ("linked detections", "tracker")
+        notes: tuple[str, ...] = ()
         before = measured(links, f"{names['model']}, linked detections")
         after = measured(follower(VideoPredictor(model, config=config)), f"{names['model']}, tracker")
     else:
-        titles, notes = ("before", "after"), tracker_notes(adapter)
+        titles, side_titles = ("before", "after"), ("before", f"after: {adapter.plan.name} adapter")
+        notes = tracker_notes(adapter)
         adapted = f"{names['model']} + {names['adapter']}"
         with adapter.disabled():
             before = measured(follower(VideoPredictor(model, config=config)), names["model"])
@@ -102,7 +104,7 @@ def compare_videos(
         if evaluation is not None:
             evaluation.save(folder / f"{name}.json")
     comparison.save(folder / "comparison.json")
-    files = _write_clips(clips, before, after, titles, folder / "clips")
+    files = _write_clips(clips, before, after, side_titles, folder / "clips")
     facts = {key: value for key, value in names.items() if value} | {"clips": str(len(clips))}
     report = write_video_report(
         folder, comparison, files, titles=titles, against_links=against_links, notes=notes, facts=facts
@@ -121,9 +123,8 @@ def _write_clips(
     files = {}
     for number, (clip, old, new) in enumerate(zip(clips, before.clips, after.clips, strict=True), start=1):
         place = folder / _folder_name(number, clip.name)
-        first = Side(f"{titles[0]}: {before.model}", old.found.masklets)
-        second = Side(f"{titles[1]}: {after.model}", new.found.masklets)
-        sides = (first, with_same_numbers(first, second, old.found.num_frames))
+        first = Side(titles[0], old.found.masklets)
+        sides = (first, with_same_numbers(first, Side(titles[1], new.found.masklets), old.found.num_frames))
         with clip.open() as source:
             write_sides(source, sides, place / "before_after.mp4")
             write_overlay(source, [], place / "video.mp4")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from sam3.predictor import VideoPredictor
 from sam3.video.config import VideoConfig
 from workbench.adapters import Adapter
 
 
-def tracker_context(adapter: Adapter) -> Callable[[], AbstractContextManager[None]]:
+def tracker_context(adapter: Adapter) -> Callable[[], AbstractContextManager[None]] | None:
     """What to enter while the features of the tracker are computed, so that they are those of the base model.
 
     Detector and tracker share the image encoder. An adapter that changes it has taught the detector alone, so it is
-    switched off for the tracker, which takes a second pass of the encoder in every frame. Nothing is entered for one
-    that leaves the encoder as it is: one pass serves both.
+    switched off for the tracker, which takes a second pass of the encoder in every frame. None for an adapter that
+    leaves the encoder as it is: one pass serves both.
     """
-    return nullcontext if adapter.plan.freezes_image_encoder else adapter.disabled
+    return None if adapter.plan.freezes_image_encoder else adapter.disabled
 
 
 def video_predictor_for(adapter: Adapter, config: VideoConfig | None = None) -> VideoPredictor:

@@ -143,6 +143,16 @@ def _verdict(comparison: VideoComparison, titles: tuple[str, str]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def _numbers(comparison: VideoComparison, titles: tuple[str, str]) -> str:
+    note = "Values in per cent, but for the numbers of objects and switches and the seconds. "
+    if comparison.num_resamples:
+        note += (
+            f"The interval comes from drawing the clips again at random ({comparison.num_resamples} draws over "
+            f"{counted(comparison.num_clips, 'clip')}); a change whose interval includes 0 is marked unsure. "
+        )
+    return f"<p>{escape(note + comparison.note)}</p>{_metrics_table(comparison, titles)}"
+
+
+def _metrics_table(comparison: VideoComparison, titles: tuple[str, str]) -> str:
     rows = []
     for name, delta in comparison.metrics.items():
         metric = VIDEO_METRICS[name]
@@ -166,14 +176,8 @@ def _numbers(comparison: VideoComparison, titles: tuple[str, str]) -> str:
             ("masklets<small>objects found</small>", str(before), str(after), f"{after - before:+d}", NOT_DEFINED, "")
         )
         rows.append(("id switches<small>unknown without labels</small>", *[NOT_DEFINED] * 4, ""))
-    note = "Values in per cent, but for the numbers of objects and switches and the seconds. "
-    if comparison.num_resamples:
-        note += (
-            f"The interval comes from drawing the clips again at random ({comparison.num_resamples} draws over "
-            f"{counted(comparison.num_clips, 'clip')}); a change whose interval includes 0 is marked unsure. "
-        )
     head = ("metric", *map(escape, titles), "change", "95 % interval", "0 to 100")
-    return f"<p>{escape(note + comparison.note)}</p>{table(head, rows, 'metrics')}"
+    return table(head, rows, "metrics")
 
 
 def _links(comparison: VideoComparison) -> str:
@@ -182,7 +186,7 @@ def _links(comparison: VideoComparison) -> str:
         "by their overlap: no tracker, no memory but the last mask, the same thresholds. What follows sets that "
         "against the tracker."
     )
-    return f"<p>{text}</p>{_numbers(comparison, ('linked detections', 'tracker'))}"
+    return f"<p>{text}</p>{_metrics_table(comparison, ('linked detections', 'tracker'))}"
 
 
 def _questions(comparison: VideoComparison, titles: tuple[str, str]) -> str:

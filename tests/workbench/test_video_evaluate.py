@@ -111,6 +111,7 @@ def test_a_file_brings_back_every_bit(tmp_path: Path, clips: list[VideoClip]) ->
                 masklet,
                 scores=chance.random(len(masklet)).astype(np.float32),
                 detection_score=float(np.float32(0.123456789)),
+                masklet_detection_score=-3,
             )
             for masklet in masklets
         ]
@@ -124,7 +125,8 @@ def test_a_file_brings_back_every_bit(tmp_path: Path, clips: list[VideoClip]) ->
     old, new = evaluation.clips[0].found.masklets[0], again.clips[0].found.masklets[0]
     np.testing.assert_array_equal(old.scores, new.scores)
     np.testing.assert_array_equal(old.boxes_xyxy_px, new.boxes_xyxy_px)
-    assert (old.rles, old.phrase, old.detection_score) == (new.rles, new.phrase, new.detection_score)
+    for name in ("rles", "phrase", "detection_score", "presence_score", "masklet_detection_score"):
+        assert getattr(old, name) == getattr(new, name)
     np.testing.assert_equal([vars(pair) for pair in again.pairs], [vars(pair) for pair in evaluation.pairs])
     np.testing.assert_equal(again.metrics, evaluation.metrics)
 
@@ -180,18 +182,18 @@ def test_a_session_is_asked_every_phrase_and_closed() -> None:
     calls: list[Any] = []
 
     class Recorder:
-        def add(self, prompt: str) -> None:
-            calls.append(prompt)
+        def add(self, what: str) -> None:
+            calls.append(what)
 
-        def propagate(self, direction: str) -> Iterator[FrameResult]:
-            calls.append(direction)
+        def propagate(self) -> Iterator[FrameResult]:
+            calls.append("played")
             yield FrameResult.of_masks(0, [], np.zeros((0, 4, 4), bool), scores=[], phrases=[])
 
         @contextmanager
-        def open(self, video: Video, frame_rate: float | None = None) -> Iterator[Recorder]:
+        def open(self, video: Video, *, frame_rate: float | None = None) -> Iterator[Recorder]:
             calls.append(frame_rate)
             yield self
             calls.append("closed")
 
     results = list(follower(Recorder())(np.zeros((1, 4, 4, 3), np.uint8), ["cat", "dog"], 5.0))
-    assert len(results) == 1 and calls == [5.0, "cat", "dog", "forward", "closed"]
+    assert len(results) == 1 and calls == [5.0, "cat", "dog", "played", "closed"]
