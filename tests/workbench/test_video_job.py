@@ -18,6 +18,7 @@ from workbench.video_evaluate import VideoEvaluation
 from workbench.video_files import read_mask_pngs, read_videos, write_videos
 from workbench.video_overlay import write_overlay
 
+NUM = 2
 Run = Callable[..., str]
 
 
@@ -25,7 +26,7 @@ Run = Callable[..., str]
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`labels.json` and folders of frames of three clips."""
     folder = tmp_path_factory.mktemp("labelled")
-    clips = rendered_clips(3, seed=5, num_frames=4, size=64)
+    clips = rendered_clips(3, seed=5, num_frames=NUM, size=64)
     for clip in clips:
         place = folder / "frames" / clip.name
         place.mkdir(parents=True)
@@ -46,14 +47,15 @@ def compare_labelled(succeed: Run, tmp_path: Path, video_weights: Path, labelled
 
 
 def test_an_adapter_that_learnt_nothing_changes_nothing(
-    tmp_path: Path, compare_labelled: Callable[..., str], video_adapter: Callable[..., Path]
+    tmp_path: Path, compare_labelled: Callable[..., str], video_adapter: Callable[..., Path], labelled: Path
 ) -> None:
     printed = compare_labelled(video_adapter("tokens", 0.0), "--no-links")
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
     for name, delta in comparison["metrics"].items():
         if name != "seconds_per_frame":
             assert delta["delta"] == 0 and delta["ci95"] == [0, 0], name
-    assert len(comparison["pairs"]) == 15 and "0 of 15 questions got worse" in printed
+    num_questions = sum(len(video.phrases) for video in read_videos(labelled / "labels.json"))
+    assert len(comparison["pairs"]) == num_questions and f"0 of {num_questions} questions got worse" in printed
     before, after = (VideoEvaluation.load(tmp_path / "out" / f"{name}.json") for name in ("before", "after"))
     for old, new in zip(before.clips, after.clips, strict=True):
         assert [m.rles for m in old.found.masklets] == [m.rles for m in new.found.masklets]
@@ -77,11 +79,11 @@ def test_a_whole_comparison_lies_in_its_folder(
     assert [folder.name for folder in folders] == [f"{n + 1:03d}_clips-5-000{n}" for n in range(3)]
     for folder in folders:
         assert sorted(path.name for path in folder.iterdir()) == ["before_after.mp4", "masklets.json", "video.mp4"]
-        assert open_video(folder / "before_after.mp4").num_frames == 4
+        assert open_video(folder / "before_after.mp4").num_frames == NUM
         assert open_video(folder / "video.mp4").size == (64, 64)
         data = json.loads((folder / "masklets.json").read_text())
         assert [side["title"] for side in data["sides"]] == ["before", "after: lora adapter"]
-        assert len(data["frames"]) == 4 and (folder / data["video"]).exists()
+        assert len(data["frames"]) == NUM and (folder / data["video"]).exists()
     report = (out / "report.html").read_text()
     for text in ("second pass per frame", "What the tracker adds", "clips/001_clips-5-0000/before_after.mp4"):
         assert text in report
@@ -116,7 +118,7 @@ def test_without_an_adapter_the_tracker_is_compared_with_linking(
     content = json.loads((out / "comparison.json").read_text())
     assert content["before"]["model"].endswith("linked detections") and content["after"]["model"].endswith("tracker")
     assert content["before"]["data"] == "rendered clips, seed 4"
-    assert [pair["video"] for pair in content["pairs"]] == ["clips-4-0000"] * 5
+    assert {pair["video"] for pair in content["pairs"]} == {"clips-4-0000"}
 
 
 def test_tracking_writes_videos_masks_and_labels(
@@ -135,9 +137,9 @@ def test_tracking_writes_videos_masks_and_labels(
         for phrase in video.phrases:
             count = sum(masklet.phrase == phrase for masklet in video.masklets)
             assert f"{video.name}, {phrase}: {count} found, in " in printed
-        assert open_video(place / "overlay.mp4").num_frames == 4
+        assert open_video(place / "overlay.mp4").num_frames == NUM
         masks = read_mask_pngs(place / "masks")
-        assert masks.num_frames == 4 and len(masks.masklets) <= len(video.masklets)
+        assert masks.num_frames == NUM and len(masks.masklets) <= len(video.masklets)
         data: dict[str, Any] = json.loads((place / "masklets.json").read_text())
         assert data["frame_rate"] == 6 and len(data["sides"][0]["masklets"]) == len(video.masklets)
 
