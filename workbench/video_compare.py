@@ -155,6 +155,9 @@ def compare_evaluations(
         values = _speed(before), _speed(after)
     num_clips = len(before.clips)
     metrics = paired_deltas(*values, np.arange(num_clips), num_resamples=num_resamples, seed=seed)
+    if before.has_labels:
+        old, new = (evaluation.metrics["video_mask_teta"] / 100 for evaluation in (before, after))
+        metrics["TETA"] = Delta(old, new, new - old, ci95=None)
     changes = [
         change
         for old, new in zip(before.clips, after.clips, strict=True)
@@ -164,7 +167,7 @@ def compare_evaluations(
     return VideoComparison(
         before=_description(before),
         after=_description(after),
-        metrics=metrics,
+        metrics={name: metrics[name] for name in VIDEO_METRICS if name in metrics},
         pairs=tuple(worst_first),
         num_clips=num_clips,
         num_resamples=num_resamples if num_clips >= MIN_GROUPS_FOR_INTERVAL else 0,

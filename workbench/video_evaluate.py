@@ -189,10 +189,7 @@ class VideoEvaluation:
                 data=str(content["data"]),
                 clips=tuple(_clip_from_json(clip) for clip in content["clips"]),
                 metrics={name: math.nan if v is None else float(v) for name, v in content["metrics"].items()},
-                pairs=tuple(
-                    VideoPair(**{key: math.nan if value is None else value for key, value in pair.items()})
-                    for pair in content["pairs"]
-                ),
+                pairs=tuple(_pair_from_json(pair) for pair in content["pairs"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); measure again") from error
@@ -329,6 +326,10 @@ def _labels_from_json(content: Mapping[str, Any]) -> VideoLabels:
     )
     phrases, file_names = tuple(content["phrases"]), tuple(content["file_names"])
     return VideoLabels(str(content["name"]), int(content["num_frames"]), size, masklets, phrases, file_names)
+
+
+def _pair_from_json(content: dict[str, Any]) -> VideoPair:
+    return VideoPair(**{**content, "hota": math.nan if content["hota"] is None else content["hota"]})
 
 
 def _clip_from_json(content: Mapping[str, Any]) -> ClipRecord:

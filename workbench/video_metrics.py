@@ -303,7 +303,7 @@ def mask_overlap(found: Sequence[Mapping[str, Any]], true: Sequence[Mapping[str,
     found_area, true_area = _mask_areas(found, length), _mask_areas(true, length)
     shared = np.zeros((length, len(found), len(true)))
     for frame in range(length):
-        rows, columns = np.flatnonzero(found_area[frame]), np.flatnonzero(true_area[frame])
+        rows, columns = (np.flatnonzero(area[frame]).tolist() for area in (found_area, true_area))
         rles = [found[row]["segmentations"][frame] for row in rows]
         true_rles = [true[column]["segmentations"][frame] for column in columns]
         share = rle_iou(rles, true_rles, is_crowd=True)  # of the candidate

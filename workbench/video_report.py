@@ -25,10 +25,10 @@ _MAX_EMBEDDED_BYTES = 24_000_000
 
 LIMITS = (
     "The numbers hold for clips like these. Other motion, longer clips and other objects can give other numbers.",
-    "Labels count as correct. A missing label turns a right answer into a false alarm.",
     "The intervals tell how much depends on the choice of clips, not how much another training run would differ.",
-    "Times are of this machine, with whatever else it was doing.",
+    "Times are of this machine, with whatever else it was doing; their intervals know nothing of that.",
 )
+LABEL_LIMIT = "Labels count as correct. A missing label turns a right answer into a false alarm."
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def write_video_report(
     if missing:
         raise ValueError(f"the comparison has {len(missing)} clips without files, such as {missing[0]!r}; expected all")
     target = Path(out_dir) / "report.html"
-    has_labels = _has_labels(comparison)
+    limits = (*LIMITS, LABEL_LIMIT) if _has_labels(comparison) else LIMITS
     sections = {"Numbers": _numbers(comparison, titles)}
     if against_links is not None:
         sections["What the tracker adds"] = _links(against_links)
@@ -83,7 +83,7 @@ def write_video_report(
         "Questions": _questions(comparison, titles),
         "Clips": _clips(comparison, clips, target.parent, titles),
         "Settings": _settings(comparison, facts),
-        "Limits": "<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS[0 if has_labels else 3 :]) + "</ul>",
+        "Limits": "<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in limits) + "</ul>",
     }
     opening = [f'<p class="headline">{escape(headline(comparison))}</p>']
     opening += [f"<p>{escape(sentence)}</p>" for sentence in (*_verdict(comparison, titles), *notes)]
@@ -153,7 +153,7 @@ def _numbers(comparison: VideoComparison, titles: tuple[str, str]) -> str:
 
 
 def _metrics_table(comparison: VideoComparison, titles: tuple[str, str]) -> str:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, delta in comparison.metrics.items():
         metric = VIDEO_METRICS[name]
         change = NOT_DEFINED

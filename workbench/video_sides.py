@@ -38,7 +38,7 @@ class Side:
 def with_same_numbers(before: Side, after: Side, num_frames: int) -> Side:
     """`after` with the numbers of `before` for what is the same object, and new numbers for the rest."""
     entries = [[_entry(masklet, num_frames) for masklet in side.masklets] for side in (before, after)]
-    iou = mask_overlap(*entries, num_frames).masklet_iou
+    iou = mask_overlap(entries[0], entries[1], num_frames).masklet_iou
     phrases = [np.array([masklet.phrase or "" for masklet in side.masklets], dtype=str) for side in (before, after)]
     iou = np.where(phrases[0][:, None] == phrases[1], iou, 0.0)
     rows, columns = linear_sum_assignment(iou, maximize=True)

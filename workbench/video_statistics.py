@@ -1,8 +1,8 @@
 """The metrics that two models are compared by on videos, as sums over clips that can be weighted: a bootstrap need not
 measure again.
 
-`VideoPairStatistics` of one model come in, with what every clip cost; `VIDEO_METRICS` -> values go out, for every
-resample of the clips.
+`VideoPairStatistics` of one model come in, with what every clip cost; name -> values go out, for every resample of the
+clips.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ VIDEO_METRICS = {
     "pDetA": VideoMetric("the part of it that finding makes up"),
     "pAssA": VideoMetric("the part of it that keeping to the same object makes up"),
     "J&F": VideoMetric("overlap of masks and of their outlines, mean over the labelled objects"),
+    "TETA": VideoMetric("finding, keeping apart and naming, one third each; without interval"),
     "id_switches": VideoMetric("times that an object goes over to another masklet; lower is better", 1, 0, True),
     "seconds_per_frame": VideoMetric("time for all phrases of a clip, reading included; lower is better", 1, 3, True),
 }
@@ -72,7 +73,7 @@ class VideoStatistics:
             weights: (R, V) how often each clip counts.
 
         Returns:
-            `VIDEO_METRICS` -> (R,) values, NaN where undefined; fractions but for the last two.
+            `VIDEO_METRICS` but TETA -> (R,) values, NaN where undefined; fractions but for the last two.
         """
         by_pair = weights[:, self.clip_of_pair]
         by_mask = rates(Tally.of([pair.counts for pair in self.pairs]).weighted(by_pair))
@@ -82,7 +83,7 @@ class VideoStatistics:
         values["J&F"] = self._quality(by_pair)
         values["id_switches"] = by_pair @ np.array([pair.hota.switches[0] for pair in self.pairs], dtype=np.float64)
         values["seconds_per_frame"] = (weights @ self.seconds) / (weights @ self.num_frames)
-        return {name: values[name] for name in VIDEO_METRICS}
+        return values
 
     def _association(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         tp, fn, fp, accuracy = (

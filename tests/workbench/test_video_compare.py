@@ -49,7 +49,8 @@ def test_against_itself_all_changes_are_zero(clips: list[VideoClip]) -> None:
     comparison = compare_evaluations(evaluation, evaluation, num_resamples=50)
     assert set(comparison.metrics) == set(VIDEO_METRICS)
     for name, delta in comparison.metrics.items():
-        assert delta.delta == 0 and delta.ci95 == (0.0, 0.0) and not delta.is_certain, name
+        assert delta.delta == 0 and not delta.is_certain, name
+        assert delta.ci95 == (None if name == "TETA" else (0.0, 0.0)), name
         assert delta.before == delta.after
     assert not comparison.regressions and all(pair.change == (0, 0, 0) for pair in comparison.pairs)
     assert len(comparison.pairs) == sum(len(clip.phrases) for clip in clips)
@@ -76,6 +77,7 @@ def test_losses_come_first(clips: list[VideoClip], right: VideoEvaluation) -> No
     hota, absent_claims = comparison.metrics["pHOTA"], comparison.metrics["IL_FPR"]
     assert hota.delta < 0 and hota.ci95 is not None and hota.ci95[0] < hota.delta < hota.ci95[1]
     assert absent_claims.delta > 0
+    assert comparison.metrics["TETA"].before == pytest.approx(1) and comparison.metrics["TETA"].delta < 0
 
 
 def test_a_change_in_all_clips_is_certain_and_one_of_a_single_clip_is_not() -> None:
