@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.command_options import AdapterFolder, Debug, Device, Model
+from workbench.command_options import AdapterFolder, Debug, Device, Model, load_model
 
 if TYPE_CHECKING:
-    from sam3.model import Sam3
-    from workbench.adapters import Adapter
     from workbench.video_clips import VideoClip
     from workbench.video_job import ComparedVideos
 
@@ -44,7 +42,7 @@ def track(
     from workbench.video_clips import plain_clips
     from workbench.video_job import track_videos
 
-    loaded, its_adapter = _load(model, adapter, device)
+    loaded, its_adapter = load_model(model, adapter, device)
     clips = plain_clips(video, phrases or (its_adapter.phrases if its_adapter else ()), frame_rate=frame_rate)
     names = {"model": Path(model).name, "adapter": str(adapter or ""), "data": video.name}
     found = track_videos(clips, out, model=loaded, adapter=its_adapter, names=names)
@@ -95,7 +93,7 @@ def compare_video(
     from workbench.video_job import compare_videos
 
     _check_source(video, labels, rendered, phrases)
-    loaded, its_adapter = _load(model, adapter, device)
+    loaded, its_adapter = load_model(model, adapter, device)
     if rendered is None and labels is None:
         phrases = phrases or list(its_adapter.phrases if its_adapter else ())
     clips, data = _clips(video, phrases or [], labels, rendered, frames, seed, frame_rate)
@@ -134,28 +132,20 @@ def _clips(
     return plain_clips(video, phrases, frame_rate=frame_rate), video.name
 
 
-def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:
-    import torch
-
-    from sam3.checkpoint import load_sam3
-    from workbench.adapters import load_adapter
-
-    loaded = load_sam3(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    loaded.require_tracker()
-    return loaded, None if adapter is None else load_adapter(loaded, adapter)
-
-
 def _show(done: ComparedVideos) -> None:
     """A table for people; what the linked detections reach stands beside it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    from workbench.report_style import counted
     from workbench.video_compare import interval_text
     from workbench.video_statistics import VIDEO_METRICS
 
     comparison, linked = done.comparison, done.against_links
-    typer.echo(f"{comparison.before['model']} against {comparison.after['model']}: {comparison.num_clips} clips")
+    typer.echo(
+        f"{comparison.before['model']} against {comparison.after['model']}: {counted(comparison.num_clips, 'clip')}"
+    )
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("metric", *done.titles, "change", "95 % interval", *(["linked"] if linked else [])):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)

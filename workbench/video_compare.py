@@ -147,6 +147,17 @@ def compare_evaluations(
 
     Raises:
         ValueError: the evaluations are of different clips, phrases or labels.
+
+    Example:
+        >>> from workbench.video_clips import rendered_clips
+        >>> from workbench.video_evaluate import evaluate_videos
+        >>> clips = rendered_clips(1, seed=0, num_frames=2, size=64)
+        >>> def blind(video, phrases, frame_rate):
+        ...     return iter(())
+        >>> found = evaluate_videos(blind, clips, model_name="blind", data_name="rendered", progress=False)
+        >>> comparison = compare_evaluations(found, found)
+        >>> comparison.metrics["pHOTA"].delta, comparison.regressions
+        (0.0, ())
     """
     _check_same(before, after)
     if before.has_labels:

@@ -218,6 +218,15 @@ def evaluate_videos(
 
     Raises:
         ValueError: no clip, two of the same name, some labelled and some not, or one that cannot be read.
+
+    Example:
+        >>> from workbench.video_clips import rendered_clips
+        >>> clips = rendered_clips(1, seed=0, num_frames=2, size=64)
+        >>> def blind(video, phrases, frame_rate):
+        ...     return iter(())
+        >>> found = evaluate_videos(blind, clips, model_name="blind", data_name="rendered", progress=False)
+        >>> found.metrics["video_mask_all_phrase_HOTA"], {pair.num_found for pair in found.pairs}
+        (0.0, {0})
     """
     from tqdm.auto import tqdm
 

@@ -262,5 +262,6 @@ def _clips(comparison: VideoComparison, clips: Mapping[str, ClipFiles], root: Pa
         if rest
         else ""
     )
-    text = "An object has the same colour and number on both sides. Clips with the worst change come first."
+    text = "An object has the same colour and number on both sides."
+    text += " Clips with the worst change come first." if _has_labels(comparison) else ""
     return f"<p>{text}{more}</p>{''.join(cards)}"
