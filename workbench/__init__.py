@@ -10,8 +10,11 @@ One step at a time:
                             splits.py, augment.py
     adapting                adapters.py, finetune.py, negatives.py, guard.py
     measuring, comparing    evaluate.py, record_metrics.py, pair_metrics.py, metrics.py, ranking.py, compare.py,
-                            calibrate.py, reliability.py, cross_validation.py, sweep.py
+                            bootstrap.py, calibrate.py, reliability.py, cross_validation.py, sweep.py
     showing                 show.py, plots.py, paint.py, report.py, report_tables.py, report_panels.py, predict.py
+    videos                  video_clips.py, video_files.py (in and out), video_evaluate.py, video_metrics.py,
+                            video_association.py, video_baseline.py (linking in place of a tracker), video_compare.py,
+                            video_overlay.py, video_sides.py, video_report.py, video_job.py, video_predictor.py
     the job as a file       recipe.py (settings), adapt.py (the job), __main__.py (the command line)
     import, export          transfer.py, data_commands.py; domains/ also reads medical, street and text data sets
     rendered pictures       domains/; the embedded default model is trained on them by pretrain/

@@ -1,4 +1,5 @@
-"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, export, pretrain.
+"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, track, compare-video,
+export, pretrain.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -16,15 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold
+from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold, load_model
 from workbench.data_commands import export_labels, import_labels
 from workbench.model_commands import merge_adapter
 from workbench.study_commands import calibrate, plans, sweep
+from workbench.video_commands import compare_video, track
 
 if TYPE_CHECKING:
-    from sam3.model import Sam3
     from sam3.prompts import Prompt
-    from workbench.adapters import Adapter
     from workbench.compare import Comparison
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -193,7 +193,7 @@ def predict(
         raise ValueError(f"{len(phrase)} phrases came with examples; expected one phrase, or none, that they belong to")
     if not has_exemplars and not phrase and adapter is None:
         raise ValueError("nothing is asked; expected --phrase, --box, --point, or an --adapter with its phrases")
-    loaded, its_adapter = _load(model, adapter, device)
+    loaded, its_adapter = load_model(model, adapter, device)
     phrases = phrase or (its_adapter.phrases if its_adapter and not has_exemplars else (None,))
     prompts = [_prompt(text, exemplars) for text in phrases]
     predictor = predictor_for(its_adapter, threshold) if its_adapter else ImagePredictor(loaded, threshold)
@@ -239,7 +239,7 @@ def evaluate(
 
     phrases: dict[str, str | None] = dict(_pair(text) for text in phrase or ())
     examples = ExampleSet.from_coco(annotations, images, phrases=phrases).with_absent(absent or ())
-    loaded, its_adapter = _load(model, adapter, device)
+    loaded, its_adapter = load_model(model, adapter, device)
     asked = loaded if its_adapter is None else predictor_for(its_adapter)
     name = f"{Path(model).name} + {adapter}" if adapter else Path(model).name
     evaluation = measure(asked, examples, score_threshold=threshold, model_name=name)
@@ -311,21 +311,12 @@ def pretrain(
     typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
 
 
-for command in (plans, sweep, calibrate):
+for command in (plans, sweep, calibrate, track):
     app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))
 app.command("merge")(readable_errors(merge_adapter))
-
-
-def _load(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:
-    import torch
-
-    from sam3.checkpoint import load_sam3
-    from workbench.adapters import load_adapter
-
-    loaded = load_sam3(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return loaded, None if adapter is None else load_adapter(loaded, adapter)
+app.command("compare-video")(readable_errors(compare_video))
 
 
 def _prompt(phrase: str | None, exemplars: dict[str, Any]) -> Prompt:

@@ -1,11 +1,15 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and the loading of what they name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sam3.model import Sam3
+    from workbench.adapters import Adapter
 
 RecipeFile = Annotated[Path, typer.Argument(help="YAML file with the settings.")]
 Settings = Annotated[
@@ -16,3 +20,14 @@ AdapterFolder = Annotated[Path | None, typer.Option(help="The folder `adapter` t
 Device = Annotated[str | None, typer.Option(help="For instance cpu or cuda; the first CUDA device if there is one.")]
 Threshold = Annotated[float, typer.Option(help="Objects with a higher score count as found, 0 to 1.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
+
+
+def load_model(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:
+    """The model, and the adapter in it if one was named."""
+    import torch
+
+    from sam3.checkpoint import load_sam3
+    from workbench.adapters import load_adapter
+
+    loaded = load_sam3(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return loaded, None if adapter is None else load_adapter(loaded, adapter)

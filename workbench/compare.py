@@ -4,43 +4,18 @@ change, and every pair, what got worse first. It needs records only, so "before"
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
+from workbench.bootstrap import FEW_GROUPS, MIN_GROUPS_FOR_INTERVAL, Delta, paired_deltas
 from workbench.evaluate import Evaluation, PairRecord, write_json
-from workbench.record_metrics import METRIC_NAMES, RecordStatistics
-
-MIN_IMAGES_FOR_INTERVAL = 3
-FEW_IMAGES = 20
-_CHUNK_CELLS = 2_000_000  # cells of a (resamples, pairs) array held at once
+from workbench.record_metrics import RecordStatistics
 
 Event = Literal["false alarm appeared", "miss appeared", "worse", "same", "better", "miss gone", "false alarm gone"]
-
-
-@dataclass(frozen=True)
-class Delta:
-    """One metric before and after.
-
-    Args:
-        before, after, delta: fractions; delta = after - before. NaN where undefined.
-        ci95: 95 % interval of delta from resampled images; None when it cannot be told.
-    """
-
-    before: float
-    after: float
-    delta: float
-    ci95: tuple[float, float] | None
-
-    @property
-    def is_certain(self) -> bool:
-        """True when the interval leaves out 0, so that the sign of the change does not hang on the choice of images."""
-        return self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)
 
 
 @dataclass(frozen=True)
@@ -138,15 +113,7 @@ class Comparison:
         return {
             "before": dict(self.before),
             "after": dict(self.after),
-            "metrics": {
-                name: {
-                    "before": _none_if_nan(delta.before),
-                    "after": _none_if_nan(delta.after),
-                    "delta": _none_if_nan(delta.delta),
-                    "ci95": None if delta.ci95 is None else list(delta.ci95),
-                }
-                for name, delta in self.metrics.items()
-            },
+            "metrics": {name: delta.to_dict() for name, delta in self.metrics.items()},
             "num_images": self.num_images,
             "num_pairs": len(self.pairs),
             "num_resamples": self.num_resamples,
@@ -173,9 +140,7 @@ class Comparison:
 def compare(before: Evaluation, after: Evaluation, *, num_resamples: int = 2000, seed: int = 0) -> Comparison:
     """Puts two evaluations of the same pairs side by side.
 
-    Intervals come from a paired bootstrap over images: all pairs of an image are drawn together, and both evaluations
-    see the same draw, so the difficulty of the images cancels out of the change. Few images get wider intervals, see
-    `interval_percentiles`.
+    Intervals come from a paired bootstrap over images, see `paired_deltas`.
 
     Args:
         before, after: evaluations of the same pairs with the same labels; the score thresholds may differ.
@@ -188,41 +153,21 @@ def compare(before: Evaluation, after: Evaluation, *, num_resamples: int = 2000,
     Raises:
         ValueError: the evaluations are over different pairs or labels, or `num_resamples` is below 1.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples is {num_resamples}, expected at least 1 (2000 gives steady intervals)")
     pairs = _aligned(before, after)
     image_of_pair = np.unique([old.image_id for old, _ in pairs], return_inverse=True)[1]
     num_images = int(image_of_pair.max()) + 1
     old_statistics = RecordStatistics.of([old for old, _ in pairs], before.score_threshold)
     new_statistics = RecordStatistics.of([new for _, new in pairs], after.score_threshold)
-    once = np.ones((1, len(pairs)))
-    old_values, new_values = old_statistics.values(once), new_statistics.values(once)
-    intervals: dict[str, tuple[float, float] | None] = dict.fromkeys(METRIC_NAMES)
-    if num_images >= MIN_IMAGES_FOR_INTERVAL:
-        draws = np.random.default_rng(seed).multinomial(num_images, [1 / num_images] * num_images, size=num_resamples)
-        num_chunks = math.ceil(num_resamples * len(pairs) / _CHUNK_CELLS)
-        changes: dict[str, list[np.ndarray]] = {name: [] for name in METRIC_NAMES}
-        for some_draws in np.array_split(draws, num_chunks):
-            weights = some_draws[:, image_of_pair].astype(np.float64)
-            olds, news = old_statistics.values(weights), new_statistics.values(weights)
-            for name in METRIC_NAMES:
-                changes[name].append(news[name] - olds[name])
-        intervals = {name: _interval(np.concatenate(values), num_images) for name, values in changes.items()}
+    metrics = paired_deltas(
+        old_statistics.values, new_statistics.values, image_of_pair, num_resamples=num_resamples, seed=seed
+    )
     return Comparison(
         before=_description(before),
         after=_description(after),
-        metrics={
-            name: Delta(
-                before=float(old_values[name][0]),
-                after=float(new_values[name][0]),
-                delta=float(new_values[name][0] - old_values[name][0]),
-                ci95=intervals[name],
-            )
-            for name in METRIC_NAMES
-        },
+        metrics=metrics,
         pairs=_changes(pairs, before.score_threshold, after.score_threshold),
         num_images=num_images,
-        num_resamples=num_resamples if num_images >= MIN_IMAGES_FOR_INTERVAL else 0,
+        num_resamples=num_resamples if num_images >= MIN_GROUPS_FOR_INTERVAL else 0,
         note=_note(before, after, num_images),
     )
 
@@ -258,32 +203,6 @@ def _by_pair(evaluation: Evaluation, role: str) -> dict[tuple[str, str], PairRec
             )
         by_pair[key] = record
     return by_pair
-
-
-def _interval(changes: np.ndarray, num_images: int) -> tuple[float, float] | None:
-    """Middle part of the changes; draws in which the metric is undefined are left out."""
-    defined = changes[np.isfinite(changes)]
-    if not len(defined):
-        return None
-    low, high = np.percentile(defined, interval_percentiles(num_images))
-    return float(low), float(high)
-
-
-def interval_percentiles(num_images: int) -> tuple[float, float]:
-    """The percentiles of resampled changes that make a 95 % interval: 2.5 and 97.5 for many images, wider for few.
-
-    Resampling n images spreads the changes too little by sqrt((n - 1) / n), and takes the normal distribution where the
-    spread is estimated from the same n images; both are made up for as with a mean (expanded percentiles).
-
-    Args:
-        num_images: n, at least 2.
-
-    Example:
-        >>> [[round(value, 1) for value in interval_percentiles(number)] for number in (5, 40, 4000)]
-        [[0.1, 99.9], [2.0, 98.0], [2.5, 97.5]]
-    """
-    distance = math.sqrt(num_images / (num_images - 1)) * stdtrit(num_images - 1, 0.975)
-    return float(100 * ndtr(-distance)), float(100 * ndtr(distance))
 
 
 def _changes(
@@ -374,16 +293,12 @@ def _description(evaluation: Evaluation) -> dict[str, Any]:
 def _note(before: Evaluation, after: Evaluation, num_images: int) -> str:
     images = f"{num_images} image{'s' if num_images > 1 else ''}"
     notes = []
-    if num_images < MIN_IMAGES_FOR_INTERVAL:
-        notes.append(f"{images}: too few for intervals, which need at least {MIN_IMAGES_FOR_INTERVAL}.")
-    elif num_images < FEW_IMAGES:
+    if num_images < MIN_GROUPS_FOR_INTERVAL:
+        notes.append(f"{images}: too few for intervals, which need at least {MIN_GROUPS_FOR_INTERVAL}.")
+    elif num_images < FEW_GROUPS:
         notes.append(f"Only {images}: the intervals are rough and tend to be too narrow.")
     if before.score_threshold != after.score_threshold:
         notes.append(f"The score thresholds differ: {before.score_threshold} before, {after.score_threshold} after.")
     if before.data != after.data:
         notes.append(f"The data are named {before.data!r} before and {after.data!r} after, with the same pairs.")
     return " ".join([*notes, *before.notes])
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -3,8 +3,6 @@ Two evaluations, their comparison and the measured pictures come in; everything 
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import re
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from sam3.files import write_text
 from workbench.report_panels import (
@@ -28,11 +25,11 @@ from workbench.report_panels import (
 from workbench.report_style import (
     EVENTS,
     LIMITS,
-    PAGE,
-    STYLE,
     WORSE_EVENTS,
     counted,
     inline_figure,
+    inline_jpeg,
+    page,
     percent,
     table,
 )
@@ -123,22 +120,8 @@ def write_report(
         plot_metrics(comparison, save=metrics_png)
         with suppress(OSError, ValueError, KeyError):  # without the pictures; the page says why
             show_results(examples, before, after, comparison=comparison, limit=MAX_ROWS, save=results_png)
-    write_text(target, _page(f"Before and after: {before.data}", opening, sections))  # last: then all of it is there
+    write_text(target, page(f"Before and after: {before.data}", opening, sections))  # last: then all of it is there
     return target
-
-
-def _page(title: str, opening: Sequence[str], sections: Mapping[str, str]) -> str:
-    """The whole file: the opening paragraphs, links to the sections, the sections."""
-    links = " ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections)
-    parts = [
-        f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2>{content}</section>'
-        for name, content in sections.items()
-    ]
-    return PAGE.format(title=escape(title), style=STYLE, body="\n".join([*opening, f"<nav>{links}</nav>", *parts]))
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower())
 
 
 def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection[str] | None = None) -> str:
@@ -265,7 +248,7 @@ def _card(pair: PairChange, cells: Sequence[tuple[str, str, Callable[[], np.ndar
     for title, text, draw in cells:
         alt = escape(f"{pair.phrase}, {title}: {text}", quote=True)
         try:
-            picture = f'<img src="{_jpeg(draw())}" alt="{alt}">'
+            picture = f'<img src="{inline_jpeg(draw())}" alt="{alt}">'
         except (ValueError, KeyError) as error:
             picture = f'<p class="warning">No picture: {escape(str(error))}</p>'
         figures.append(f"<figure>{picture}<figcaption><b>{title}</b> {escape(text)}</figcaption></figure>")
@@ -274,12 +257,6 @@ def _card(pair: PairChange, cells: Sequence[tuple[str, str, Callable[[], np.ndar
         f"<small>{escape(pair.image_id)}, F1 {percent(pair.f1_before)} to {percent(pair.f1_after)}</small>"
     )
     return f'<article class="card"><header>{head}</header>{"".join(figures)}</article>'
-
-
-def _jpeg(pixels: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 # -------------------------------------------------------------------------------------------------------- end of report

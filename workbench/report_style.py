@@ -6,10 +6,14 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from sam3.files import write_atomically
 
@@ -62,7 +66,8 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -114,6 +119,8 @@ figcaption { font-size: .88rem; padding-top: .2rem; }
 .legend i { display: inline-block; width: .9em; height: .9em; margin-right: .4em; vertical-align: -.1em; }
 .truth { background: #009e73; } .hit { background: #0072b2; } .alarm { background: #d55e00; }
 .miss { background: #f0e442; border: 1px solid #8a8200; }
+.clip { margin: 1.1rem 0; padding: .8rem; border: 1px solid var(--line); border-radius: 6px; break-inside: avoid; }
+.clip video, .clip img { display: block; width: 100%; height: auto; margin: .5rem 0; background: #eceff2; }
 .plot { width: 100%; max-width: 560px; height: auto; }
 .scroll { overflow-x: auto; } .curve { width: 100%; min-width: 620px; max-width: 900px; height: auto; }
 pre { background: #f4f6f8; padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: .9rem; }
@@ -140,7 +147,7 @@ summary { cursor: pointer; color: #00558a; }
 }
 @media print {
   main { max-width: none; padding: 0; }
-  nav { display: none; }
+  nav, .clip video { display: none; }
   h2 { break-after: avoid; }
   tr, figure { break-inside: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -170,6 +177,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
         for row in rows
     )
     return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def page(title: str, opening: Sequence[str], sections: Mapping[str, str]) -> str:
+    """The whole file from HTML: the opening paragraphs, links to the sections, the sections."""
+
+    def anchor(name: str) -> str:
+        return re.sub(r"\W+", "-", name.lower())
+
+    links = " ".join(f'<a href="#{anchor(name)}">{escape(name)}</a>' for name in sections)
+    parts = [
+        f'<section id="{anchor(name)}"><h2>{escape(name)}</h2>{content}</section>' for name, content in sections.items()
+    ]
+    return PAGE.format(title=escape(title), style=STYLE, body="\n".join([*opening, f"<nav>{links}</nav>", *parts]))
+
+
+def inline_jpeg(pixels: np.ndarray) -> str:
+    """The address of (H,W,3) uint8 pixels that holds the picture itself."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def inline_figure(figure: Figure, alt: str, kind: str = "curve", save: Path | None = None) -> str:

@@ -15,7 +15,8 @@ from workbench.report_style import METRICS, NOT_DEFINED, counted, percent, table
 from workbench.show import verdict_of
 
 if TYPE_CHECKING:
-    from workbench.compare import Comparison, Delta
+    from workbench.bootstrap import Delta
+    from workbench.compare import Comparison
     from workbench.evaluate import Evaluation, PairRecord
 
 MAX_ROWS = 12
@@ -36,7 +37,7 @@ def metrics_table(comparison: Comparison) -> str:
                 percent(delta.after),
                 _change(name, delta),
                 interval,
-                _track(delta),
+                track(delta),
             )
         )
     note = (
@@ -51,15 +52,26 @@ def metrics_table(comparison: Comparison) -> str:
 def _change(name: str, delta: Delta) -> str:
     if not math.isfinite(delta.delta):
         return NOT_DEFINED
-    text = f"{100 * delta.delta:+.1f}"
-    if round(1000 * delta.delta) == 0:
+    return judged_change(f"{100 * delta.delta:+.1f}", delta, lower_is_better=name in LOWER_IS_BETTER)
+
+
+def judged_change(text: str, delta: Delta, *, lower_is_better: bool) -> str:
+    """A change as HTML with a word: same, better, worse, or unsure where its interval includes 0.
+
+    Args:
+        text: the change as it is shown, a number.
+        delta: of the metric, defined.
+        lower_is_better: which way is better.
+    """
+    if float(text) == 0:
         return f"{text} <em>same</em>"
-    is_better = (delta.delta > 0) != (name in LOWER_IS_BETTER)
+    is_better = (delta.delta > 0) != lower_is_better
     kind = ("better" if is_better else "worse") if delta.is_certain else "unsure"
     return f'{text} <em class="{kind}">{kind}</em>'
 
 
-def _track(delta: Delta) -> str:
+def track(delta: Delta) -> str:
+    """A fraction before and after on a line from 0 to 1, as HTML."""
     if not math.isfinite(delta.delta):
         return ""
     start, end = (100 * min(max(value, 0.0), 1.0) for value in (delta.before, delta.after))

@@ -17,7 +17,7 @@ from workbench.formats.rle import mask_of
 from workbench.mask_quality import mask_quality
 from workbench.pair_metrics import PairCounts, aggregate, pair_counts, rle_iou
 from workbench.ranking import average_precision
-from workbench.video_association import MaskletOverlap, hota_sums, hota_values, teta_sums, teta_values
+from workbench.video_association import HotaSums, MaskletOverlap, hota_sums, hota_values, teta_sums, teta_values
 
 _SCORE_THRESHOLD = 0.5
 _IOU_TYPES: tuple[Literal["bbox", "mask"], ...] = ("bbox", "mask")
@@ -46,6 +46,41 @@ class _Video:
         """Those of one category; `is_kept` (D,) leaves out candidates."""
         is_found = self.found_class == category
         return self.overlap.select(is_found if is_kept is None else is_found & is_kept, self.true_class == category)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoPairStatistics:
+    """What the mask metrics need of one (video, phrase) pair; a bootstrap weighs these instead of measuring again.
+
+    Args:
+        video_id, category_id: the pair.
+        counts: masklets found, false and missed.
+        hota: additive parts of HOTA.
+        quality: (G, 2) J and F of each true masklet, 0 for one without masklet.
+    """
+
+    video_id: int
+    category_id: int
+    counts: PairCounts
+    hota: HotaSums
+    quality: np.ndarray
+
+
+def saco_video_statistics(
+    ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+) -> list[VideoPairStatistics]:
+    """The additive parts of the mask metrics, pair by pair. Arguments and errors as `saco_video_metrics`."""
+    videos = _videos(ground_truth, predictions, "mask")
+    return [
+        VideoPairStatistics(
+            video_id=video_id,
+            category_id=category,
+            counts=_counts(videos[video_id], category),
+            hota=_hota(videos[video_id], category),
+            quality=_quality(videos[video_id], category),
+        )
+        for video_id, category in _pairs(ground_truth, videos)
+    ]
 
 
 def saco_video_metrics(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -99,8 +134,8 @@ def saco_video_pair_metrics(
             video = videos[video_id]
             row = rows.setdefault((video_id, category), {"video_id": video_id, "category_id": category})
             if (video.found_class == category).any() or (video.true_class == category).any():
-                sums = hota_sums(video.pair(category, video.scores > _SCORE_THRESHOLD))
-                row |= {f"{iou_type}_{name}": value for name, value in hota_values([sums]).items()}
+                sums = hota_values([_hota(video, category)])
+                row |= {f"{iou_type}_{name}": value for name, value in sums.items()}
             row |= {f"{iou_type}_{name}": value for name, value in _count_values(_counts(video, category)).items()}
     return list(rows.values())
 
@@ -108,6 +143,11 @@ def saco_video_pair_metrics(
 # ------------------------------------------------------------------------------------------------------------- groups
 def _counts(video: _Video, category: int) -> PairCounts:
     return pair_counts(video.pair(category, video.scores >= _SCORE_THRESHOLD).masklet_iou)
+
+
+def _hota(video: _Video, category: int) -> HotaSums:
+    """A score of exactly 0.5 counts here as too low."""
+    return hota_sums(video.pair(category, video.scores > _SCORE_THRESHOLD))
 
 
 def _count_values(counts: PairCounts) -> dict[str, float]:
@@ -134,8 +174,8 @@ def _demo_values(
 
 
 def _association_values(videos: Mapping[int, _Video], pairs: list[tuple[int, int]], iou_type: str) -> dict[str, float]:
-    """HOTA with every pair as a sequence of its own. A score of exactly 0.5 counts here as too low."""
-    sums = [hota_sums(videos[v].pair(category, videos[v].scores > _SCORE_THRESHOLD)) for v, category in pairs]
+    """HOTA with every pair as a sequence of its own."""
+    sums = [_hota(videos[video_id], category) for video_id, category in pairs]
     values = {f"video_{iou_type}_all_phrase_{name}": value for name, value in hota_values(sums).items()}
     return values | {f"video_{iou_type}_id_switches": float(sum(int(entry.switches[0]) for entry in sums))}
 
@@ -167,19 +207,23 @@ def _teta(ground_truth: Mapping[str, Any], videos: Mapping[int, _Video]) -> dict
 
 def _segmentation_values(videos: Mapping[int, _Video], pairs: list[tuple[int, int]]) -> dict[str, float]:
     """J, F and J&F of each true masklet with the one assigned to it by `pair_counts`."""
-    rows: list[tuple[float, float]] = []
-    for video_id, category in pairs:
-        video = videos[video_id]
-        found = np.flatnonzero((video.found_class == category) & (video.scores >= _SCORE_THRESHOLD))
-        true = np.flatnonzero(video.true_class == category)
-        iou = video.overlap.select(found, true).masklet_iou
-        assigned = [pair for pair in zip(*linear_sum_assignment(iou, maximize=True), strict=True) if iou[pair] > 0]
-        rows += [_masklet_quality(video.found[found[d]], video.true[true[g]]) for d, g in assigned]
-        rows += [(0.0, 0.0)] * (len(true) - len(assigned))
-    region, boundary = np.mean(rows, axis=0) if rows else (np.nan, np.nan)
+    rows = np.concatenate([_quality(videos[video_id], category) for video_id, category in pairs])
+    region, boundary = rows.mean(axis=0) if len(rows) else (np.nan, np.nan)
     names = ("J", "F", "JF")
     values = region, boundary, (region + boundary) / 2
     return {f"video_mask_{name}": float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _quality(video: _Video, category: int) -> np.ndarray:
+    """(G, 2) J and F of the true masklets of a pair, 0 for one without masklet."""
+    found = np.flatnonzero((video.found_class == category) & (video.scores >= _SCORE_THRESHOLD))
+    true = np.flatnonzero(video.true_class == category)
+    iou = video.overlap.select(found, true).masklet_iou
+    rows = np.zeros((len(true), 2))
+    for d, g in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
+        if iou[d, g] > 0:
+            rows[g] = _masklet_quality(video.found[found[d]], video.true[true[g]])
+    return rows
 
 
 def _masklet_quality(found: Mapping[str, Any], true: Mapping[str, Any]) -> tuple[float, float]:
@@ -220,7 +264,7 @@ def _videos(
     lengths = {video["id"]: video["length"] for video in ground_truth["videos"]}
     true = _by_video((a for a in ground_truth["annotations"] if not a.get("iscrowd")), lengths, "annotation")
     found = _by_video((p for p in predictions if p["category_id"] in categories), lengths, "prediction")
-    compare = _box_overlap if iou_type == "bbox" else _mask_overlap
+    compare = _box_overlap if iou_type == "bbox" else mask_overlap
     return {
         video_id: _Video(
             overlap=compare(found[video_id], true[video_id], length),
@@ -254,11 +298,12 @@ def _by_video(
     return grouped
 
 
-def _mask_overlap(found: list[Mapping[str, Any]], true: list[Mapping[str, Any]], length: int) -> MaskletOverlap:
+def mask_overlap(found: Sequence[Mapping[str, Any]], true: Sequence[Mapping[str, Any]], length: int) -> MaskletOverlap:
+    """Areas of masklets whose `segmentations` hold a compressed RLE, or null, for each of `length` frames."""
     found_area, true_area = _mask_areas(found, length), _mask_areas(true, length)
     shared = np.zeros((length, len(found), len(true)))
     for frame in range(length):
-        rows, columns = np.flatnonzero(found_area[frame]), np.flatnonzero(true_area[frame])
+        rows, columns = (np.flatnonzero(area[frame]).tolist() for area in (found_area, true_area))
         rles = [found[row]["segmentations"][frame] for row in rows]
         true_rles = [true[column]["segmentations"][frame] for column in columns]
         share = rle_iou(rles, true_rles, is_crowd=True)  # of the candidate
@@ -266,7 +311,7 @@ def _mask_overlap(found: list[Mapping[str, Any]], true: list[Mapping[str, Any]],
     return MaskletOverlap(shared, found_area, true_area)
 
 
-def _mask_areas(entries: list[Mapping[str, Any]], length: int) -> np.ndarray:
+def _mask_areas(entries: Sequence[Mapping[str, Any]], length: int) -> np.ndarray:
     """(T, N) pixels of each mask, 0 where it is null."""
     from faster_coco_eval.core import mask as coco_mask
 

@@ -72,38 +72,47 @@ def write_overlay(
             f"masklets are {masklets[0].image_size}, the video {video.size} (height, width); expected the same size. "
             "Check that they belong to this video."
         )
+
+    def painted(number: int | None, frame: np.ndarray) -> np.ndarray:
+        if number is None or not masklets:
+            return frame
+        return paint_result(frame, frame_result(masklets, number), has_tags=has_tags, fill=fill)
+
     rate = video.frame_rate or frame_rate
-    frames = _painted(video, masklets, rate, has_tags, fill)
-    write_atomically(path, lambda temporary: _encode(frames, temporary, rate))
+    write_mp4(((time, painted(number, frame)) for time, number, frame in timed_frames(video, rate)), path, rate)
     return Path(path)
 
 
-def _painted(
-    video: FrameSource, masklets: Sequence[Masklet], rate: float, has_tags: bool, fill: float
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Times in seconds and painted frames."""
+def timed_frames(video: FrameSource, frame_rate: float) -> Iterator[tuple[float, int | None, np.ndarray]]:
+    """Time in seconds, number and pixels of every frame; one that cannot be read is the one before, without a number.
+
+    Args:
+        video: from `open_video`; read once, forward.
+        frame_rate: where the source knows no times.
+    """
 
     def time_of(number: int) -> float:
-        return number / rate if times is None else float(times[number])
+        return number / frame_rate if times is None else float(times[number])
 
     times = video.timestamps_s
     last, start = np.zeros((*video.size, 3), np.uint8), 0
     while True:
         try:
             for number, frame in video.frames(start):
-                seen = frame_result(masklets, number) if masklets else None
-                yield (
-                    time_of(number),
-                    frame if seen is None else paint_result(frame, seen, has_tags=has_tags, fill=fill),
-                )
+                yield time_of(number), number, frame
                 last, start = frame, number + 1
             return
         except BrokenFrameError as error:
             end = error.resume_at or video.num_frames or start
-        yield from ((time_of(number), last) for number in range(start, end))
+        yield from ((time_of(number), None, last) for number in range(start, end))
         if end == video.num_frames or end == start:
             return
         start = end
+
+
+def write_mp4(frames: Iterator[tuple[float, np.ndarray]], path: str | Path, frame_rate: float) -> None:
+    """Writes times in seconds and (H,W,3) uint8 pixels as an mp4 that plays while it loads; odd sides grow by one."""
+    write_atomically(path, lambda temporary: _encode(frames, temporary, frame_rate))
 
 
 def _encode(frames: Iterator[tuple[float, np.ndarray]], path: Path, frame_rate: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from sam3.checkpoint import save
-from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
+from sam3.checkpoint import load_sam3, save
+from sam3.config import (
+    DetectorConfig,
+    ImageEncoderConfig,
+    Sam3Config,
+    TextEncoderConfig,
+    TrackerConfig,
+    TransformerConfig,
+)
 from sam3.model import Sam3
 from workbench.__main__ import app
+from workbench.adapters import Plan, add_adapter
 from workbench.examples import ExampleSet
 from workbench.formats import rle_of
 
@@ -53,13 +61,24 @@ SMALL = Sam3Config(
         dropout=0.0,
     ),
 )
+SMALL_VIDEO = replace(
+    SMALL,
+    image_encoder=replace(SMALL.image_encoder, has_tracker_pyramid=True),
+    tracker=TrackerConfig(
+        memory_width=8,
+        memory_attention=TransformerConfig(1, 1, 24),
+        mask_decoder=TransformerConfig(1, 2, 24),
+        num_fuser_layers=1,
+        dropout=0.0,
+    ),
+)
 
 
 @torch.no_grad()
-def random_model(seed: int = 0) -> Sam3:
+def random_model(seed: int = 0, config: Sam3Config = SMALL) -> Sam3:
     """Random weights that are large enough for every part to matter."""
     torch.manual_seed(seed)
-    model = Sam3(SMALL)
+    model = Sam3(config)
     for parameter in model.parameters():
         if parameter.ndim > 1 and parameter.numel():
             parameter.normal_(0.0, 0.3 if parameter.shape[0] > 1000 else parameter[0].numel() ** -0.5)
@@ -72,6 +91,37 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save(random_model(), path)
     return path
+
+
+@torch.no_grad()
+def random_video_model() -> Sam3:
+    """As `random_model` with a tracker, and so sure of itself that it finds and follows something in most clips."""
+    model = random_model(3, SMALL_VIDEO)
+    model.detector.scoring.project_query.weight.mul_(10)
+    model.detector.decoder.presence_head.layers[-1].bias.fill_(3.0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def video_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file of `random_video_model`."""
+    path = tmp_path_factory.mktemp("weights") / "small_video.safetensors"
+    save(random_video_model(), path)
+    return path
+
+
+@pytest.fixture
+def video_adapter(tmp_path: Path, video_weights: Path) -> Callable[..., Path]:
+    """Saves an adapter for `video_weights` that changes all it can change by `change`; gives its folder."""
+
+    def make(plan: str, change: float = 0.1) -> Path:
+        adapter = add_adapter(load_sam3(video_weights), Plan(plan, rank=2), ["red circle", "star"])  # type: ignore[arg-type]
+        chance = torch.Generator().manual_seed(1)
+        state = adapter.state()
+        adapter.restore({n: v + change * torch.randn(v.shape, generator=chance) for n, v in state.items()})
+        return adapter.save(tmp_path / f"adapter_{plan}")
+
+    return make
 
 
 def draw_coco(folder: Path, name: str, count: int, seed: int) -> None:

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from workbench.bootstrap import Delta
 from workbench.calibrate import calibrate
-from workbench.compare import Comparison, Delta, compare
+from workbench.compare import Comparison, compare
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import Concept, Example, ExampleSet, boxes_of_masks
 from workbench.report import headline, write_report

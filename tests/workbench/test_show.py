@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench.compare import Delta, compare
+from workbench.bootstrap import Delta
+from workbench.compare import compare
 from workbench.evaluate import Evaluation, PairRecord, metrics_of
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.formats import rle_of
