@@ -50,7 +50,7 @@ def new_model(config: Sam3Config, patches: np.ndarray, seed: int) -> Sam3:
         spacing = 1.0
         if block.window_size is None:
             spacing = config.image_encoder.window_size / config.image_encoder.grid_size
-        _look_at_neighbours(block.attention, _NEIGHBOURS[index % 2], spacing)
+        look_at_neighbours(block.attention, _NEIGHBOURS[index % 2], spacing)
     return model
 
 
@@ -90,7 +90,7 @@ def _prefer_inside(mlp: MLP) -> None:
 
 
 @torch.no_grad()
-def _look_at_neighbours(attention: Attention, offsets: tuple[tuple[int, int], ...], spacing: float) -> None:
+def look_at_neighbours(attention: Attention, offsets: tuple[tuple[int, int], ...], spacing: float) -> None:
     """Starts attention heads like the taps of a convolution: head i favours the cell at `offsets[i]` (x, y).
 
     The biases of query and key are rotated with their positions, so equal biases favour the own cell, and a query bias

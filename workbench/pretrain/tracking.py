@@ -1,0 +1,267 @@
+"""The last stage of the embedded default: an image model learns to take clicks and to follow, everything else frozen.
+
+The trunk's maps of all clips are computed once; a step costs the tracker's pyramid and the tracker. Every window follows
+from seed and step number alone, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from sam3.config import Sam3Config, TrackerConfig
+from sam3.files import write_atomically
+from sam3.layers import Attention
+from sam3.model import Sam3
+from sam3.tracker.tracker import Tracker
+from workbench.finetune import rate_factor
+from workbench.pretrain.clip_pool import ClipPool
+from workbench.pretrain.initialise import look_at_neighbours
+from workbench.pretrain.run import make_optimiser
+from workbench.pretrain.tracking_losses import Hinting, mean_values, window_loss
+from workbench.pretrain.windows import draw_window
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        steps: optimiser steps.
+        windows: windows per step. frames: of each. objects: at most so many of each.
+        learnt: see `window_loss`.
+        with_pyramid: the feature pyramid learns, too.
+    """
+
+    steps: int
+    windows: int
+    frames: int
+    objects: int
+    learnt: float = 1.0
+    with_pyramid: bool = False
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The recipe of the tracker.
+
+    Attributes:
+        clips: rendered clips. clip_frames: frames of each.
+        stages: pictures alone, short windows, long windows; the rate falls with the frames seen.
+        warmup: frames in which the rate rises.
+        ema: decay of the averaged weights, which are what is saved.
+        hinting: how objects are shown.
+    """
+
+    seed: int = 0
+    clips: int = 1200
+    clip_frames: int = 24
+    stages: tuple[Stage, ...] = (
+        Stage(steps=1200, windows=3, frames=1, objects=4, with_pyramid=True),
+        Stage(steps=1000, windows=1, frames=4, objects=3),
+        Stage(steps=200, windows=1, frames=12, objects=3, learnt=0.3),
+    )
+    rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    warmup: int = 500
+    ema: float = 0.998
+    checkpoint_every: int = 100
+    hinting: Hinting = field(default_factory=Hinting)
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def frames(self) -> int:
+        """Seen in all stages."""
+        return sum(stage.steps * stage.windows * stage.frames for stage in self.stages)
+
+    def at(self, step: int) -> tuple[Stage, int]:
+        """The stage that a step, counted from 0, belongs to, and how many frames were seen before it."""
+        seen = 0
+        for stage in self.stages:
+            per_step = stage.windows * stage.frames
+            if step < stage.steps:
+                return stage, seen + step * per_step
+            step, seen = step - stage.steps, seen + stage.steps * per_step
+        raise IndexError(f"the stages have {self.steps} steps")
+
+
+def with_new_tracker(model: Sam3, tracker: TrackerConfig, seed: int) -> Sam3:
+    """A copy of an image model with an untrained tracker, frozen but for the tracker and its feature pyramid.
+
+    The pyramid starts as a copy of the detector's, and memory attention by looking at the own cell of earlier frames.
+    """
+    config = replace(
+        model.config, image_encoder=replace(model.config.image_encoder, has_tracker_pyramid=True), tracker=tracker
+    )
+    torch.manual_seed(seed)
+    whole = Sam3(config)
+    missing, unexpected = whole.load_state_dict(model.state_dict(), strict=False)
+    if unexpected or not all(name.startswith(("tracker.", "image_encoder.tracker_pyramid.")) for name in missing):
+        raise ValueError(f"the image model does not fit into its own config: {missing} {unexpected}")
+    pyramid, new = tracked_parts(whole)
+    pyramid.load_state_dict(model.image_encoder.pyramid.state_dict())
+    with torch.no_grad():
+        for value in pyramid[2].conv3.parameters():
+            value.mul_(0.5)  # so that what is seen does not drown place codes
+    _start(new)
+    whole.requires_grad_(False)
+    for part in (pyramid, new):
+        part.requires_grad_(True)
+    return whole
+
+
+def tracked_parts(model: Sam3) -> tuple[nn.ModuleList, Tracker]:
+    """What this stage trains: the tracker's feature pyramid and the tracker."""
+    tracker, pyramid = model.require_tracker(), model.image_encoder.tracker_pyramid
+    assert pyramid is not None  # a config with a tracker has one
+    return pyramid, tracker
+
+
+@torch.no_grad()
+def _start(tracker: Tracker) -> None:
+    """Priors that cost no parameter: a token looks at the place it names, a frame at its own cells in earlier frames."""
+    for module in tracker.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+    nn.init.normal_(tracker.prompt_encoder.no_mask_embed.weight, std=0.02)
+    for parameter in tracker.prompt_encoder.mask_layers[-1].parameters():
+        parameter.mul_(4.0)  # a told mask is not to be overlooked
+    nn.init.constant_(tracker.mask_downsample.weight, 1 / tracker.mask_downsample.weight.numel())
+    nn.init.zeros_(tracker.mask_downsample.bias)
+    decoder = tracker.mask_decoder
+    for block in decoder.blocks:
+        _look_at_likeness(block.self_attention, 1.0)
+        _look_at_likeness(block.image_attention, 3.0)
+        _look_at_likeness(block.token_attention, 3.0)
+    _look_at_likeness(decoder.last_attention, 3.0)
+    for layer in tracker.memory_attention.layers:
+        look_at_neighbours(layer.memory_attention, ((0, 0),), 1.0)
+
+
+def _look_at_likeness(attention: Attention, strength: float) -> None:
+    """Starts attention by looking at what is like the query, in place or in looks, and handing it on."""
+    attention.q.weight.mul_(strength)
+    attention.k.weight.copy_(attention.q.weight)
+    attention.out.weight.copy_(1.2 * attention.v.weight.T)
+
+
+class TrackerRun:
+    """The training of a tracker in a folder: clips, state, log and the averaged weights."""
+
+    def __init__(self, out: Path, config: TrackingConfig, model: Sam3, device: torch.device):
+        self.out, self.config, self.device = out, config, device
+        self.model = model.to(device).eval()
+        self.pyramid, self.tracker = tracked_parts(model)
+        self.average = copy.deepcopy(nn.ModuleList([self.pyramid, self.tracker]))
+        self.pool = ClipPool(
+            out / "pool", model.image_encoder, size=config.clips, num_frames=config.clip_frames, seed=config.seed
+        )
+        self.optimiser = make_optimiser(self.model, nn.Identity(), config.rate, config.weight_decay)
+        self.step = 0
+
+    def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 500) -> Sam3:
+        """Runs what is left to do and returns the model with averaged weights."""
+        self._load()
+        steps = self.config.steps
+        bar = tqdm(range(self.step, steps), initial=self.step, total=steps, desc="tracker", mininterval=5)
+        for _ in bar:
+            values = self._one_step()
+            self.step += 1
+            is_last = self.step == steps
+            if self.step % 10 == 0 or is_last:
+                self._log({"stage": "tracker", "step": self.step, **values})
+                bar.set_postfix(loss=f"{values['loss']:.2f}", fit=f"{values['fit']:.2f}", refresh=False)
+            if self.step % self.config.checkpoint_every == 0 or is_last:
+                self._save()
+            if validate is not None and (self.step % validate_every == 0 or is_last):
+                self._log({"stage": "validation", "step": self.step, **validate(self.averaged())})
+        return self.averaged()
+
+    def averaged(self) -> Sam3:
+        """A copy of the model with the averaged weights, in evaluation mode."""
+        model = copy.deepcopy(self.model)
+        for part, mean in zip(tracked_parts(model), self.average, strict=True):
+            part.load_state_dict(mean.state_dict())
+        return model.eval()
+
+    def _one_step(self) -> dict[str, float]:
+        config, rng = self.config, np.random.default_rng([self.config.seed, 5, self.step])
+        stage, frames_seen = config.at(self.step)
+        factor = rate_factor(frames_seen, config.frames, config.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.rate * factor
+        self.pyramid.requires_grad_(stage.with_pyramid)
+        self.tracker.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        parts = []
+        for _ in range(stage.windows):
+            window = draw_window(rng, self.pool, stage.frames, stage.objects)
+            loss, values = window_loss(self.tracker, self.pyramid, window, rng, config.hinting, learnt=stage.learnt)
+            (loss / stage.windows).backward()
+            parts.append(values)
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(trained, 1.0))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient is not finite at step {self.step}; resume from the last checkpoint with a lower rate"
+            )
+        self.optimiser.step()
+        decay = min(config.ema, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, part in zip(self.average, (self.pyramid, self.tracker), strict=True):
+                for slow, value in zip(mean.parameters(), part.parameters(), strict=True):
+                    slow.lerp_(value, 1 - decay)
+        return {**mean_values(parts), "gradient": norm}
+
+    def _log(self, values: dict[str, Any]) -> None:
+        line = {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 1), **line}) + "\n")
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "config": self._description(),
+            "pyramid": self.pyramid.state_dict(),
+            "tracker": self.tracker.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        write_atomically(self.out / "state.pt", lambda path: torch.save(state, path))
+
+    def _load(self) -> None:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        if state["config"] != self._description():
+            raise ValueError(
+                f"{self.out} holds a training with other settings; choose another folder, or delete {path} to start anew"
+            )
+        self.pyramid.load_state_dict(state["pyramid"])
+        self.tracker.load_state_dict(state["tracker"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+    def _description(self) -> str:
+        return json.dumps([asdict(self.config), self.model.config.to_dict()])
