@@ -6,10 +6,10 @@ Everything is measured on the way that a session goes: hints in the first frame,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sam3.checkpoint import load_sam3, save
-from sam3.config import Sam3Config
+from sam3.config import Sam3Config, TrackerConfig
 from sam3.files import write_text
-from sam3.image_encoder import ImageEncoder
 from sam3.model import Sam3
 from sam3.tracker.memory_bank import MemoryBank
 from sam3.tracker.tracker import FrameFeatures, Tracker, TrackerOutput
@@ -78,7 +77,7 @@ def tracker_frames(model: Sam3, frames: NDArray[np.uint8]) -> FrameFeatures:
 
 @torch.no_grad()
 def follow(tracker: Tracker, frames: FrameFeatures, first: TrackerOutput, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks (K, F, H, W) of K objects in all frames from what the first one shows of them, as a session follows them."""
+    """Masks (K, F, H, W) of K objects in all frames, followed as a session does from what the first frame shows."""
     outputs, num_frames = [first], len(frames.coarse)
     bank = MemoryBank(tracker.config.num_memory_frames, by_quality=True)
     bank.store(0, memory_of(tracker, frames[0], first, is_conditioning=True))
@@ -95,13 +94,13 @@ def shown(
 ) -> TrackerOutput:
     """What a frame shows of objects (K, H, W) that are told by one click each, or by their masks."""
     if kind == "mask":
-        return tracker.adopt(frame, torch.from_numpy(masks), with_memory=False)
+        return tracker.adopt(frame, torch.from_numpy(masks).to(frame.coarse.device), with_memory=False)
     return tracker.step(frame, hints=clicks_of(rng, masks), with_memory=False)
 
 
 def _masks(output: TrackerOutput, size: tuple[int, int]) -> NDArray[np.bool_]:
     logits = F.interpolate(output.mask_logits[:, None], size=size, mode="bilinear", align_corners=False)
-    return (logits.squeeze(1) > 0).numpy()
+    return (logits.squeeze(1) > 0).cpu().numpy()
 
 
 def held_out_clips(num_clips: int, num_frames: int, seed: int = HELD_OUT_SEED) -> Iterator[tuple[Clip, list[int]]]:
@@ -115,35 +114,35 @@ def held_out_clips(num_clips: int, num_frames: int, seed: int = HELD_OUT_SEED) -
 
 
 def follow_table(model: Sam3, num_clips: int, num_frames: int, seed: int = HELD_OUT_SEED) -> dict[str, Any]:
-    """J&F of objects that are told in the first frame by a click or by their masks, and of leaving that mask where it is.
+    """J&F of objects that are told in the first frame by a click or by their masks, and of leaving that mask in place.
 
     Later frames in which an object is rightly not found count as 1.
 
     Returns:
-        "objects"; and for "click" and "mask" the means "first" (J&F of the first frame), "later" (J&F of all others),
-        "seen" (J of those in which the object is visible), "visibility" (share of later frames in which it was right
-        whether the object is visible), and "stays" (J&F of the first frame's mask in all others).
+        "clips", "frames", "objects"; and for "click" and "mask" the means "first" (J&F of the first frame), "later"
+        (J&F of all others), "seen" (J of those in which the object is visible), "visibility" (share of later frames in
+        which it was right whether the object is visible), and "stays" (J&F of the first frame's mask in all others).
     """
-    tracker, rows = model.require_tracker(), {"click": [], "mask": []}  # type: ignore[var-annotated]
-    for index, (clip, numbers) in enumerate(
-        tqdm(held_out_clips(num_clips, num_frames, seed), total=num_clips, desc="follow", mininterval=5)
-    ):
+    tracker = model.require_tracker()
+    rows: dict[Shown, list[dict[str, float]]] = {kind: [] for kind in get_args(Shown)}
+    clips = held_out_clips(num_clips, num_frames, seed)
+    for index, (clip, numbers) in enumerate(tqdm(clips, total=num_clips, desc="follow", mininterval=5)):
         frames = tracker_frames(model, clip.frames)
         truth = np.stack([clip.masks(number) for number in numbers])
-        for kind, found_rows in rows.items():
-            rng = np.random.default_rng([seed, index, 1])
-            first = shown(tracker, frames[0], truth[:, 0], kind, rng)  # type: ignore[arg-type]
+        for kind, measured in rows.items():
+            first = shown(tracker, frames[0], truth[:, 0], kind, np.random.default_rng([seed, index, 1]))
             found = follow(tracker, frames, first, truth.shape[2:])
-            found_rows += [_quality(answer, true) for answer, true in zip(found, truth, strict=True)]
+            measured += [_quality(answer, true) for answer, true in zip(found, truth, strict=True)]
     return {
         "clips": num_clips,
         "frames": num_frames,
         "objects": len(rows["click"]),
-        **{
-            kind: {name: round(float(np.nanmean([row[name] for row in found])), 4) for name in found[0]}
-            for kind, found in rows.items()
-        },
+        **{k: _mean(v) for k, v in rows.items()},
     }
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(float(np.nanmean([row[name] for row in rows])), 4) for name in rows[0]}
 
 
 def _quality(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
@@ -163,46 +162,95 @@ def _quality(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, fl
 def survival_table(
     model: Sam3, num_cases: int, num_frames: int = 32, seed: int = HELD_OUT_SEED + 1
 ) -> dict[str, dict[str, float]]:
-    """How often an object that was hidden for at least eight frames is found again.
+    """How often an object that was away for at least eight frames is found again.
 
     It is found again when the median overlap (J) of the frames in which it is back is at least one half.
 
     Returns:
-        For objects that were "hidden" and for those that had "left" the picture: "cases", and the shares for "click",
-        "mask" and for leaving the first frame's mask where it is, "stays".
+        For objects that were "hidden" (`num_cases` of them or a few more) and for those that had "left" the picture:
+        "cases", and the shares for "click", for "mask", and for leaving the true first mask where it is, "stays".
     """
     tracker = model.require_tracker()
     results: dict[str, list[dict[str, float]]] = {"hidden": [], "left": []}
-    index = 0
     bar = tqdm(total=num_cases, desc="survival", mininterval=5)
+    index = 0
     while len(results["hidden"]) < num_cases:
         clip = render_clip(np.random.default_rng([seed, index]), num_frames=num_frames)
-        index += 1
-        cases = [
-            (number, absence)
-            for number in range(1, len(clip.objects) + 1)
-            if (clip.instance_maps[0] == number).sum() >= MIN_FIRST_PX
-            for absence in absences(clip.masks(number))
-        ]
-        if not cases:
-            continue
-        frames = tracker_frames(model, clip.frames)
-        for number, absence in cases:
+        away = {number: absences(clip.masks(number)) for number in range(1, len(clip.objects) + 1)}
+        away = {n: found for n, found in away.items() if found and clip.masks(n)[0].sum() >= MIN_FIRST_PX}
+        frames = tracker_frames(model, clip.frames) if away else None
+        for number, found in away.items():
+            assert frames is not None
             truth = clip.masks(number)
-            case = {"stays": _is_found(np.broadcast_to(truth[0], truth.shape), truth, absence)}
-            for kind in ("click", "mask"):
+            tracks = {"stays": np.broadcast_to(truth[0], truth.shape)}
+            for kind in get_args(Shown):
                 rng = np.random.default_rng([seed, index, number])
-                first = shown(tracker, frames[0], truth[None, 0], kind, rng)  # type: ignore[arg-type]
-                case[kind] = _is_found(follow(tracker, frames, first, truth.shape[1:])[0], truth, absence)
-            results["hidden" if absence.is_inside else "left"].append(case)
-            bar.update(absence.is_inside)
-    return {
-        name: {"cases": len(cases), **{k: round(float(np.mean([c[k] for c in cases])), 4) for k in cases[0]}}
-        for name, cases in results.items()
-        if cases
+                first = shown(tracker, frames[0], truth[None, 0], kind, rng)
+                tracks[kind] = follow(tracker, frames, first, truth.shape[1:])[0]
+            for absence in found:
+                case = {kind: float(is_found_again(track, truth, absence)) for kind, track in tracks.items()}
+                results["hidden" if absence.is_inside else "left"].append(case)
+                bar.update(absence.is_inside)
+        index += 1
+    return {name: {"cases": len(cases), **_mean(cases)} for name, cases in results.items() if cases}
+
+
+def is_found_again(found: NDArray[np.bool_], truth: NDArray[np.bool_], absence: Absence) -> bool:
+    """Whether the median overlap of masks (F, H, W) after an absence is at least one half."""
+    return bool(np.median([mask_quality(found[time], truth[time]).region for time in absence.back]) >= 0.5)
+
+
+def tracking_table(model: Sam3, *, num_clips: int = 40, num_frames: int = 24, num_cases: int = 30) -> dict[str, Any]:
+    """Both tables for a model as it is saved."""
+    return {"follow": follow_table(model, num_clips, num_frames), "survival": survival_table(model, num_cases)}
+
+
+def pretrain_tracker(
+    out: str | Path,
+    config: TrackingConfig | None = None,
+    *,
+    start: str | Path = "tiny",
+    tracker: TrackerConfig | None = None,
+    device: str | torch.device | None = None,
+    num_clips: int = 40,
+    num_cases: int = 30,
+) -> Path:
+    """Teaches an image model to take clicks and to follow; all its other weights stay as they are.
+
+    Writes `model.safetensors` (fp16), `tracking.json`, `log.jsonl`, `state.pt` and the pool of clips. A run found in
+    the folder is continued.
+
+    Args:
+        out: folder of the run.
+        config: the recipe.
+        start: the image model, whatever `load_sam3` takes; a tracker that it has is replaced by a new one.
+        tracker: its sizes; default those of `Sam3Config.tiny()`.
+        device: default CUDA when there is one, else the CPU.
+        num_clips, num_cases: of the final measurement, see `follow_table` and `survival_table`.
+
+    Returns:
+        Path of the weights.
+    """
+    out, config = Path(out), config or TrackingConfig()
+    sizes = tracker or Sam3Config.tiny().tracker
+    assert sizes is not None
+    image_model = load_sam3(start)
+    whole = with_new_tracker(image_model, sizes, config.seed)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    out.mkdir(parents=True, exist_ok=True)
+
+    def validate(model: Sam3) -> dict[str, float]:
+        table = follow_table(model, 6, 12, HELD_OUT_SEED - 1)
+        return {f"{kind} {name}": table[kind][name] for kind in get_args(Shown) for name in ("first", "later", "stays")}
+
+    model = TrackerRun(out, config, whole, chosen).train(validate)
+    path = out / "model.safetensors"
+    metadata = {**image_model.load_report.metadata, "tracker_recipe": json.dumps(asdict(config))}
+    save(model, path, dtype=torch.float16, metadata=metadata)
+    table = tracking_table(model.half().float(), num_clips=num_clips, num_cases=num_cases) | {
+        "recipe": asdict(config),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for part in tracked_parts(model) for p in part.parameters()),
     }
-
-
-def _is_found(found: NDArray[np.bool_], truth: NDArray[np.bool_], absence: Absence) -> float:
-    overlaps = [mask_quality(found[t], truth[t]).region for t in absence.back]
-    return float(np.median(overlaps) >= 0.5)
+    write_text(out / "tracking.json", json.dumps(table, indent=2))
+    return path

@@ -1,7 +1,7 @@
 """The last stage of the embedded default: an image model learns to take clicks and to follow, everything else frozen.
 
-The trunk's maps of all clips are computed once; a step costs the tracker's pyramid and the tracker. Every window follows
-from seed and step number alone, so an interrupted run goes on where it stopped.
+The trunk's maps of all clips are computed once; a step costs the tracker's pyramid and the tracker. Every window
+follows from seed and step number alone, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from sam3.config import Sam3Config, TrackerConfig
+from sam3.config import TrackerConfig
 from sam3.files import write_atomically
 from sam3.layers import Attention
 from sam3.model import Sam3
@@ -110,9 +110,10 @@ def with_new_tracker(model: Sam3, tracker: TrackerConfig, seed: int) -> Sam3:
     )
     torch.manual_seed(seed)
     whole = Sam3(config)
-    missing, unexpected = whole.load_state_dict(model.state_dict(), strict=False)
-    if unexpected or not all(name.startswith(("tracker.", "image_encoder.tracker_pyramid.")) for name in missing):
-        raise ValueError(f"the image model does not fit into its own config: {missing} {unexpected}")
+    new_parts = ("tracker.", "image_encoder.tracker_pyramid.")
+    known = {name: value for name, value in model.state_dict().items() if not name.startswith(new_parts)}
+    missing, unexpected = whole.load_state_dict(known, strict=False)
+    assert not unexpected and all(name.startswith(new_parts) for name in missing)
     pyramid, new = tracked_parts(whole)
     pyramid.load_state_dict(model.image_encoder.pyramid.state_dict())
     with torch.no_grad():
@@ -134,7 +135,7 @@ def tracked_parts(model: Sam3) -> tuple[nn.ModuleList, Tracker]:
 
 @torch.no_grad()
 def _start(tracker: Tracker) -> None:
-    """Priors that cost no parameter: a token looks at the place it names, a frame at its own cells in earlier frames."""
+    """Priors that cost no parameter: tokens look at the place they name, frames at the same place in earlier ones."""
     for module in tracker.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -178,16 +179,19 @@ class TrackerRun:
         self.optimiser = make_optimiser(self.model, nn.Identity(), config.rate, config.weight_decay)
         self.step = 0
 
-    def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 500) -> Sam3:
+    def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 300) -> Sam3:
         """Runs what is left to do and returns the model with averaged weights."""
         self._load()
         steps = self.config.steps
+        recent: list[dict[str, float]] = []
         bar = tqdm(range(self.step, steps), initial=self.step, total=steps, desc="tracker", mininterval=5)
         for _ in bar:
-            values = self._one_step()
+            recent.append(self._one_step())
             self.step += 1
             is_last = self.step == steps
-            if self.step % 10 == 0 or is_last:
+            if self.step % 20 == 0 or is_last:
+                values = mean_values(recent)
+                recent.clear()
                 self._log({"stage": "tracker", "step": self.step, **values})
                 bar.set_postfix(loss=f"{values['loss']:.2f}", fit=f"{values['fit']:.2f}", refresh=False)
             if self.step % self.config.checkpoint_every == 0 or is_last:
@@ -255,7 +259,8 @@ class TrackerRun:
         state = torch.load(path, weights_only=True, map_location=self.device)
         if state["config"] != self._description():
             raise ValueError(
-                f"{self.out} holds a training with other settings; choose another folder, or delete {path} to start anew"
+                f"{self.out} holds a training with other settings; choose another folder, or delete {path} to start "
+                "anew"
             )
         self.pyramid.load_state_dict(state["pyramid"])
         self.tracker.load_state_dict(state["tracker"])

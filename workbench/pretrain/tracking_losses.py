@@ -51,7 +51,7 @@ def frame_loss(candidates: MaskCandidates, masks: Tensor) -> dict[str, Tensor]:
             object is not visible.
 
     Returns:
-        "focal", "dice", "iou" and "score", each summed over the objects; "fit", the summed overlap of what was answered.
+        "focal", "dice", "iou" and "score", each summed over the objects, and "fit", the overlap of what was answered.
     """
     logits = F.interpolate(candidates.mask_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
     is_visible = masks.flatten(1).any(1)

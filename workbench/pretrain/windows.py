@@ -1,7 +1,7 @@
 """What a step of the tracker's training looks at: a window of a clip, and what is said of its objects.
 
-Hints are as users and detectors give them: a click inside, a box drawn a little off, a mask with rough outlines, a click
-where the answer was wrong.
+Hints are as users and detectors give them: a click inside, a box drawn a little off, a mask with rough outlines, a
+click where the answer was wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Window:
 
 
 def draw_window(rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int) -> Window:
-    """A random window: any start, forward or backward, some at double speed; objects that hide are chosen more often."""
+    """A random window: any start, either direction, some at double speed; objects that hide are chosen more often."""
     while True:
         clip = pool[int(rng.integers(len(pool)))]
         length = len(clip.features)
