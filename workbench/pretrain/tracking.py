@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from sam3.config import TrackerConfig
 from sam3.files import write_atomically
-from sam3.layers import Attention
 from sam3.model import Sam3
 from sam3.tracker.tracker import Tracker
 from workbench.finetune import rate_factor
@@ -68,13 +67,14 @@ class TrackingConfig:
     clips: int = 1200
     clip_frames: int = 24
     stages: tuple[Stage, ...] = (
-        Stage(steps=1200, windows=3, frames=1, objects=4, with_pyramid=True),
-        Stage(steps=1000, windows=1, frames=4, objects=3),
-        Stage(steps=200, windows=1, frames=12, objects=3, learnt=0.3),
+        Stage(steps=1200, windows=2, frames=1, objects=4),
+        Stage(steps=700, windows=2, frames=1, objects=4, with_pyramid=True),
+        Stage(steps=1500, windows=1, frames=4, objects=3),
+        Stage(steps=300, windows=1, frames=12, objects=3, learnt=0.3),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
-    warmup: int = 500
+    warmup: int = 100
     ema: float = 0.998
     checkpoint_every: int = 100
     hinting: Hinting = field(default_factory=Hinting)
@@ -149,20 +149,12 @@ def _start(tracker: Tracker) -> None:
     nn.init.constant_(tracker.mask_downsample.weight, 1 / tracker.mask_downsample.weight.numel())
     nn.init.zeros_(tracker.mask_downsample.bias)
     decoder = tracker.mask_decoder
-    for block in decoder.blocks:
-        _look_at_likeness(block.self_attention, 1.0)
-        _look_at_likeness(block.image_attention, 3.0)
-        _look_at_likeness(block.token_attention, 3.0)
-    _look_at_likeness(decoder.last_attention, 3.0)
+    attentions = [a for block in decoder.blocks for a in (block.image_attention, block.token_attention)]
+    for attention in (*attentions, decoder.last_attention):
+        attention.q.weight.mul_(1.5)
+        attention.k.weight.copy_(attention.q.weight)  # what is alike, in place or in looks, finds each other
     for layer in tracker.memory_attention.layers:
         look_at_neighbours(layer.memory_attention, ((0, 0),), 1.0)
-
-
-def _look_at_likeness(attention: Attention, strength: float) -> None:
-    """Starts attention by looking at what is like the query, in place or in looks, and handing it on."""
-    attention.q.weight.mul_(strength)
-    attention.k.weight.copy_(attention.q.weight)
-    attention.out.weight.copy_(1.2 * attention.v.weight.T)
 
 
 class TrackerRun:
