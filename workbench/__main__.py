@@ -1,5 +1,5 @@
 """The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, track, compare-video,
-export, pretrain.
+export, pretrain, pretrain-tracker.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -289,7 +289,7 @@ def pretrain(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Train the tiny model from nothing.
+    """Train the tiny image model from nothing.
 
     On rendered scenes, as the one that comes with the package was trained; takes hours.
 
@@ -309,6 +309,37 @@ def pretrain(
         outline_steps=outline_steps or usual.outline_steps,
     )
     typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
+
+
+@app.command()
+@readable_errors
+def pretrain_tracker(
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is continued.")],
+    start: Annotated[str, typer.Option(help="The image model; its weights stay as they are.")] = "tiny",
+    clips: Annotated[int | None, typer.Option(min=1, help="Rendered clips to learn from; 2.8 MB of disk each.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of all stages together, in the usual proportion.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Teach an image model to take clicks and to follow objects.
+
+    On rendered clips, as the tracker of the tiny model was trained; takes about an hour.
+
+    \b
+    Example:
+      workbench pretrain-tracker --out runs/tracker
+      workbench pretrain-tracker --start runs/tiny/model.safetensors --steps 8000 --out runs/longer
+    """
+    from dataclasses import replace
+
+    from workbench.pretrain import TrackingConfig
+    from workbench.pretrain import pretrain_tracker as train
+
+    config = TrackingConfig(seed=seed)
+    config = replace(config, clips=clips or config.clips)
+    config = config if steps is None else config.shortened(steps)
+    typer.echo(f"Weights: {train(out, config, start=start, device=device)}")
 
 
 for command in (plans, sweep, calibrate, track):

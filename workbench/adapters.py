@@ -44,11 +44,13 @@ PLANS: dict[str, PlanKind] = {
     "tokens": PlanKind("only the words of the phrases: a few KB, nothing else changes", (), True, 3e-2),
     "decoder": PlanKind("everything behind the two encoders, and the words", ("detector",), True),
     "lora": PlanKind("both encoders too, and the words", ("detector", "image_encoder.blocks"), True),
-    "full": PlanKind("every weight; needs the most memory and pictures", (), False, 2e-4),
+    "full": PlanKind("every weight but the tracker's; needs the most memory and pictures", (), False, 2e-4),
 }
 _TEXT_TOWER = "detector.text_encoder"
 # Not adapted: 3x3 convolutions, and what a few pictures with phrases and boxes give no gradient to.
 _LEFT_ALONE = ("detector.mask_head.convs", "detector.mask_head.semantic_conv", "detector.exemplar_encoder.point_")
+# What pictures with phrases say nothing about.
+_TRACKER = ("tracker.", "image_encoder.tracker_pyramid.")
 _carriers: weakref.WeakSet[Sam3] = weakref.WeakSet()
 
 
@@ -194,7 +196,10 @@ def add_adapter(model: Sam3, plan: Plan, phrases: Sequence[str]) -> Adapter:
     if plan.kind.learns_words and not phrases:
         raise ValueError(f"the plan {plan.name!r} learns the words of the phrases; give at least one phrase")
     base, peft = fingerprint(model), None
-    model.requires_grad_(plan.name == "full")
+    model.requires_grad_(False)
+    if plan.name == "full":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(_TRACKER))
     if plan.kind.adapted:
         from peft import LoraConfig, get_peft_model
 

@@ -56,7 +56,8 @@ def merge_adapter(
     for note in _notes(merged, form, phrases if plan.kind.learns_words else ()):
         typer.echo(note)
     if form == "transformers":
-        typer.echo(f"Load it with transformers.Sam3Model.from_pretrained({str(out)!r}), or with --model {out}")
+        kind = "Sam3Model" if merged.tracker is None else "Sam3VideoModel"
+        typer.echo(f"Load it with transformers.{kind}.from_pretrained({str(out)!r}), or with --model {out}")
     else:
         typer.echo(f"Use it as any model: workbench predict PICTURE --model {out} --phrase {phrases[0]!r} --out FOLDER")
 

@@ -46,7 +46,7 @@ def pretrain(
     Args:
         out: folder of the run.
         config: the recipe.
-        model_config: default `Sam3Config.tiny()` without a tracker, which learns from videos.
+        model_config: default `Sam3Config.tiny()` without a tracker, which `pretrain_tracker` adds.
         device: default CUDA when there is one, else the CPU.
         start: weights to begin stage 2 with, leaving stage 1 out; whatever `load_sam3` takes.
         num_scenes: held-out scenes of the final measurement, eight pairs each.

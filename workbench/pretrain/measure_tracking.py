@@ -205,6 +205,12 @@ def tracking_table(model: Sam3, *, num_clips: int = 40, num_frames: int = 24, nu
     return {"follow": follow_table(model, num_clips, num_frames), "survival": survival_table(model, num_cases)}
 
 
+def validate(model: Sam3) -> dict[str, float]:
+    """J&F on six short clips, for the learning curve."""
+    table = follow_table(model, 6, 12, HELD_OUT_SEED - 1)
+    return {f"{kind} {name}": table[kind][name] for kind in get_args(Shown) for name in ("first", "later", "stays")}
+
+
 def pretrain_tracker(
     out: str | Path,
     config: TrackingConfig | None = None,
@@ -238,11 +244,6 @@ def pretrain_tracker(
     whole = with_new_tracker(image_model, sizes, config.seed)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
-
-    def validate(model: Sam3) -> dict[str, float]:
-        table = follow_table(model, 6, 12, HELD_OUT_SEED - 1)
-        return {f"{kind} {name}": table[kind][name] for kind in get_args(Shown) for name in ("first", "later", "stays")}
-
     model = TrackerRun(out, config, whole, chosen).train(validate)
     path = out / "model.safetensors"
     metadata = {**image_model.load_report.metadata, "tracker_recipe": json.dumps(asdict(config))}

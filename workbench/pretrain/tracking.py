@@ -68,9 +68,9 @@ class TrackingConfig:
     clip_frames: int = 24
     stages: tuple[Stage, ...] = (
         Stage(steps=1200, windows=2, frames=1, objects=4),
-        Stage(steps=700, windows=2, frames=1, objects=4, with_pyramid=True),
-        Stage(steps=1500, windows=1, frames=4, objects=3),
-        Stage(steps=300, windows=1, frames=12, objects=3, learnt=0.3),
+        Stage(steps=500, windows=2, frames=1, objects=4, with_pyramid=True),
+        Stage(steps=1200, windows=1, frames=4, objects=3),
+        Stage(steps=250, windows=1, frames=12, objects=3, learnt=0.3),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -88,6 +88,11 @@ class TrackingConfig:
     def frames(self) -> int:
         """Seen in all stages."""
         return sum(stage.steps * stage.windows * stage.frames for stage in self.stages)
+
+    def shortened(self, steps: int) -> TrackingConfig:
+        """The same with about so many steps in all stages together, one in each at least."""
+        stages = (replace(s, steps=max(1, round(s.steps * steps / self.steps))) for s in self.stages)
+        return replace(self, stages=tuple(stages))
 
     def at(self, step: int) -> tuple[Stage, int]:
         """The stage that a step, counted from 0, belongs to, and how many frames were seen before it."""
