@@ -23,7 +23,19 @@ from workbench.examples import ExampleSet
 from workbench.formats import mask_of
 from workbench.guard import Retention
 
-COMMANDS = ("adapt", "plans", "doctor", "predict", "evaluate", "compare", "pretrain", "import", "export", "merge")
+COMMANDS = (
+    "adapt",
+    "plans",
+    "doctor",
+    "predict",
+    "evaluate",
+    "compare",
+    "pretrain",
+    "pretrain-tracker",
+    "import",
+    "export",
+    "merge",
+)
 
 pytestmark = pytest.mark.usefixtures("quick_jobs")
 
@@ -290,6 +302,24 @@ def test_pretrain_hands_its_settings_on(tmp_path, monkeypatch, succeed):
     assert f"Weights: {tmp_path / 'model.safetensors'}" in text
 
 
+def test_pretrain_tracker_hands_its_settings_on(tmp_path, monkeypatch, succeed):
+    import workbench.pretrain
+
+    calls = []
+
+    def note(out, config, start, device):
+        calls.append((config, start, device))
+        return out / "model.safetensors"
+
+    monkeypatch.setattr(workbench.pretrain, "pretrain_tracker", note)
+    text = succeed("pretrain-tracker", "--out", tmp_path, "--start", "base.pt", "--clips", 7, "--steps", 40)
+    ((config, start, device),) = calls
+    usual = workbench.pretrain.TrackingConfig()
+    assert (start, device, config.clips, config.seed, config.rate) == ("base.pt", None, 7, 0, usual.rate)
+    assert abs(config.steps - 40) <= len(config.stages) == len(usual.stages)
+    assert f"Weights: {tmp_path / 'model.safetensors'}" in text
+
+
 def test_plans_compares_all_five(project, succeed):
     text = succeed("plans", project.recipe)
     rows = [line.split()[0] for line in text.splitlines() if line and line.split()[0] in PLANS]
@@ -298,7 +328,7 @@ def test_plans_compares_all_five(project, succeed):
 
 
 def test_doctor_is_content_here_and_complains_about_missing_weights(tmp_path, invoke, succeed):
-    assert "tiny: 6.4 million parameters" in succeed("doctor", "--out", tmp_path)
+    assert "tiny: 7.9 million parameters" in succeed("doctor", "--out", tmp_path)
     result = invoke("doctor", "--model", tmp_path / "none.safetensors")
     assert result.exit_code == 1 and "BAD  weights" in result.stdout
 

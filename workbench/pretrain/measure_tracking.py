@@ -103,10 +103,10 @@ def _masks(output: TrackerOutput, size: tuple[int, int]) -> NDArray[np.bool_]:
     return (logits.squeeze(1) > 0).cpu().numpy()
 
 
-def held_out_clips(num_clips: int, num_frames: int, seed: int = HELD_OUT_SEED) -> Iterator[tuple[Clip, list[int]]]:
+def held_out_clips(num_clips: int, num_frames: int, size: int, seed: int) -> Iterator[tuple[Clip, list[int]]]:
     """Clips that no training sees, with the numbers of up to three objects that are there in the first frame."""
     for index in range(num_clips):
-        clip = render_clip(np.random.default_rng([seed, index]), num_frames=num_frames)
+        clip = render_clip(np.random.default_rng([seed, index]), num_frames=num_frames, size=size)
         areas = np.bincount(clip.instance_maps[0].ravel(), minlength=len(clip.objects) + 1)
         numbers = [number for number in range(1, len(areas)) if areas[number] >= MIN_FIRST_PX]
         if numbers:
@@ -125,7 +125,7 @@ def follow_table(model: Sam3, num_clips: int, num_frames: int, seed: int = HELD_
     """
     tracker = model.require_tracker()
     rows: dict[Shown, list[dict[str, float]]] = {kind: [] for kind in get_args(Shown)}
-    clips = held_out_clips(num_clips, num_frames, seed)
+    clips = held_out_clips(num_clips, num_frames, model.config.image_encoder.image_size, seed)
     for index, (clip, numbers) in enumerate(tqdm(clips, total=num_clips, desc="follow", mininterval=5)):
         frames = tracker_frames(model, clip.frames)
         truth = np.stack([clip.masks(number) for number in numbers])
@@ -173,9 +173,9 @@ def survival_table(
     tracker = model.require_tracker()
     results: dict[str, list[dict[str, float]]] = {"hidden": [], "left": []}
     bar = tqdm(total=num_cases, desc="survival", mininterval=5)
-    index = 0
+    index, size = 0, model.config.image_encoder.image_size
     while len(results["hidden"]) < num_cases:
-        clip = render_clip(np.random.default_rng([seed, index]), num_frames=num_frames)
+        clip = render_clip(np.random.default_rng([seed, index]), num_frames=num_frames, size=size)
         away = {number: absences(clip.masks(number)) for number in range(1, len(clip.objects) + 1)}
         away = {n: found for n, found in away.items() if found and clip.masks(n)[0].sum() >= MIN_FIRST_PX}
         frames = tracker_frames(model, clip.frames) if away else None
