@@ -52,7 +52,7 @@ class Absence:
 
 def absences(masks: NDArray[np.bool_], min_frames: int = MIN_HIDDEN_FRAMES) -> list[Absence]:
     """The long absences of an object (F, H, W) after which it comes back."""
-    is_seen = masks.any((1, 2))
+    is_seen = np.asarray(masks.any((1, 2)))
     changes = np.flatnonzero(np.diff(is_seen.astype(int)))
     starts = [int(t) + 1 for t in changes if is_seen[t]]
     found = []
@@ -149,7 +149,7 @@ def _quality(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, fl
     """Measures of one object over a clip (F, H, W)."""
     each = [mask_quality(a, b) for a, b in zip(found, truth, strict=True)]
     stays = [mask_quality(found[0], b) for b in truth[1:]]
-    is_visible = truth.any((1, 2))
+    is_visible = np.asarray(truth.any((1, 2)))
     return {
         "first": each[0].mean,
         "later": float(np.mean([q.mean for q in each[1:]])),

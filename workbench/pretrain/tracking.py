@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from sam3.config import TrackerConfig
 from sam3.files import write_atomically
+from sam3.layers import Attention
 from sam3.model import Sam3
 from sam3.tracker.tracker import Tracker
 from workbench.finetune import rate_factor
@@ -69,8 +70,8 @@ class TrackingConfig:
     stages: tuple[Stage, ...] = (
         Stage(steps=1200, windows=2, frames=1, objects=4),
         Stage(steps=500, windows=2, frames=1, objects=4, with_pyramid=True),
-        Stage(steps=1200, windows=1, frames=4, objects=3),
-        Stage(steps=250, windows=1, frames=12, objects=3, learnt=0.3),
+        Stage(steps=950, windows=1, frames=4, objects=3),
+        Stage(steps=130, windows=1, frames=12, objects=3, learnt=0.3),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -122,8 +123,9 @@ def with_new_tracker(model: Sam3, tracker: TrackerConfig, seed: int) -> Sam3:
     pyramid, new = tracked_parts(whole)
     pyramid.load_state_dict(model.image_encoder.pyramid.state_dict())
     with torch.no_grad():
-        for value in pyramid[2].conv3.parameters():
-            value.mul_(0.5)  # so that what is seen does not drown place codes
+        for name, value in pyramid[2].named_parameters():
+            if name.startswith("conv3."):
+                value.mul_(0.5)  # so that what is seen does not drown place codes
     _start(new)
     whole.requires_grad_(False)
     for part in (pyramid, new):
@@ -152,14 +154,16 @@ def _start(tracker: Tracker) -> None:
     for parameter in tracker.prompt_encoder.mask_layers[-1].parameters():
         parameter.mul_(4.0)  # a told mask is not to be overlooked
     nn.init.constant_(tracker.mask_downsample.weight, 1 / tracker.mask_downsample.weight.numel())
-    nn.init.zeros_(tracker.mask_downsample.bias)
-    decoder = tracker.mask_decoder
-    attentions = [a for block in decoder.blocks for a in (block.image_attention, block.token_attention)]
-    for attention in (*attentions, decoder.last_attention):
-        attention.q.weight.mul_(1.5)
-        attention.k.weight.copy_(attention.q.weight)  # what is alike, in place or in looks, finds each other
-    for layer in tracker.memory_attention.layers:
-        look_at_neighbours(layer.memory_attention, ((0, 0),), 1.0)
+    if tracker.mask_downsample.bias is not None:
+        nn.init.zeros_(tracker.mask_downsample.bias)
+    for name, module in tracker.named_modules():
+        if not isinstance(module, Attention):
+            continue
+        if name.endswith(".memory_attention"):
+            look_at_neighbours(module, ((0, 0),), 1.0)
+        elif name.startswith("mask_decoder.") and not name.endswith(".self_attention"):
+            module.q.weight.mul_(1.5)
+            module.k.weight.copy_(module.q.weight)  # what is alike, in place or in looks, finds each other
 
 
 class TrackerRun:

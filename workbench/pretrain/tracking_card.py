@@ -29,14 +29,15 @@ def write_tracker_card(run: str | Path, card: str | Path, *, remarks: str = "") 
     run, card = Path(run), Path(card)
     try:
         table = json.loads((run / "tracking.json").read_text())
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     except OSError as error:
         raise ValueError(
             f"{run} holds no finished tracker ({error}); run `workbench pretrain-tracker` first"
         ) from error
+    lines = list({(line["stage"], line["step"]): line for line in found}.values())  # a step may have been done again
     text = card.read_text()
-    before, found, after = text.partition(f"{_NEXT}\n")
-    if not found or not _OPENING.search(before):
+    before, limits, after = text.partition(f"{_NEXT}\n")
+    if not limits or not _OPENING.search(before):
         raise ValueError(f"{card} is no card that `write_card` wrote; write that one first")
     opening = (
         f"A SAM 3 of {table['parameters'] / 1e6:.1f} million parameters, {table['trained'] / 1e6:.1f} of them the "
@@ -57,7 +58,7 @@ def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, rem
         for stage in recipe["stages"]
     )
     shares = recipe["hinting"]
-    minutes = sum(min(b["time"] - a["time"], 60) for a, b in zip(lines, lines[1:], strict=False)) / 60
+    minutes = sum(min(b["time"] - a["time"], 600) for a, b in zip(lines, lines[1:], strict=False)) / 60
     hidden = survival["hidden"]
     return f"""{_TITLE}
 

@@ -105,7 +105,7 @@ def window_loss(
     device = tracker.no_memory_embed.device
     frames = tracker.prepare([level(torch.from_numpy(window.clip.features).to(device).float()) for level in pyramid])
     truth = F.avg_pool2d(torch.from_numpy(window.masks).float(), 2).to(device)  # (K, F, H / 2, W / 2)
-    is_visible = window.masks.any((2, 3))
+    is_visible = np.asarray(window.masks.any((2, 3)))
     num_frames = len(is_visible[0])
     is_learnt = rng.random(num_frames) < learnt
     is_learnt[1:] |= (is_visible[:, 1:] != is_visible[:, :-1]).any(0)
