@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sam3.checkpoint import load_sam3, save
+from sam3.config import TrackerConfig, TransformerConfig
 from sam3.detector.detector import DetectorOutput
 from sam3.prompts import Prompt
 from workbench.adapter_files import read_manifest
@@ -28,6 +29,7 @@ from workbench.adapters import (
 )
 from workbench.concept_vectors import ConceptVectors
 from workbench.finetune import FinetuneConfig, finetune
+from workbench.pretrain.tracking import with_new_tracker
 
 PHRASES = ("disc", "bar")
 PROMPTS = [[Prompt("disc", exemplar_boxes_xyxy_px=[[4, 4, 20, 20]]), Prompt("bar"), Prompt("green star")]]
@@ -96,6 +98,18 @@ def test_every_tensor_has_a_say_in_the_answers(model):
         sum((t * torch.randn_like(t)).sum() for t in tensors(answer.__wrapped__(model))).backward()
     gradients = {key: parameter.grad for key, parameter in adapter.parameters.items()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
+
+
+def test_no_plan_trains_the_tracker(small_weights):
+    part = TransformerConfig(1, 1, 24)
+    sizes = TrackerConfig(memory_width=8, memory_attention=part, mask_decoder=part)
+    for name in PLANS:
+        model = with_new_tracker(load_sam3(small_weights), sizes, 0)
+        adapter = add_adapter(model, Plan(name, rank=2), PHRASES)
+        alone = add_adapter(load_sam3(small_weights), Plan(name, rank=2), PHRASES)
+        assert adapter.parameters.keys() == alone.parameters.keys()
+        assert adapter.num_trainable == alone.num_trainable
+        assert not any(p.requires_grad for p in model.require_tracker().parameters())
 
 
 def test_each_plan_trains_what_it_says(small_weights):
