@@ -20,6 +20,7 @@ import typer
 from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold, load_model
 from workbench.data_commands import export_labels, import_labels
 from workbench.model_commands import merge_adapter
+from workbench.pretrain_commands import pretrain, pretrain_tracker
 from workbench.study_commands import calibrate, plans, sweep
 from workbench.video_commands import compare_video, track
 
@@ -277,72 +278,7 @@ def compare(
     typer.echo(f"Written to {out}")
 
 
-@app.command()
-@readable_errors
-def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is continued.")],
-    dense_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first stage.")] = None,
-    full_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the second stage.")] = None,
-    outline_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the third stage.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
-    start: Annotated[str | None, typer.Option(help="Weights to begin stage 2 with, leaving stage 1 out.")] = None,
-    device: Device = None,
-    debug: Debug = False,
-) -> None:
-    """Train the tiny image model from nothing.
-
-    On rendered scenes, as the one that comes with the package was trained; takes hours.
-
-    \b
-    Example:
-      workbench pretrain --out runs/tiny
-      workbench pretrain --start tiny --full-steps 4000 --out runs/longer
-    """
-    from workbench.pretrain import PretrainConfig
-    from workbench.pretrain import pretrain as train
-
-    usual = PretrainConfig()
-    config = PretrainConfig(
-        seed=seed,
-        dense_steps=dense_steps or usual.dense_steps,
-        full_steps=full_steps or usual.full_steps,
-        outline_steps=outline_steps or usual.outline_steps,
-    )
-    typer.echo(f"Weights: {train(out, config, device=device, start=start)}")
-
-
-@app.command()
-@readable_errors
-def pretrain_tracker(
-    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is continued.")],
-    start: Annotated[str, typer.Option(help="The image model; its weights stay as they are.")] = "tiny",
-    clips: Annotated[int | None, typer.Option(min=1, help="Rendered clips to learn from; 2.8 MB of disk each.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of all stages together, in the usual proportion.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
-    device: Device = None,
-    debug: Debug = False,
-) -> None:
-    """Teach an image model to take clicks and to follow objects.
-
-    On rendered clips, as the tracker of the tiny model was trained; takes about an hour.
-
-    \b
-    Example:
-      workbench pretrain-tracker --out runs/tracker
-      workbench pretrain-tracker --start runs/tiny/model.safetensors --steps 8000 --out runs/longer
-    """
-    from dataclasses import replace
-
-    from workbench.pretrain import TrackingConfig
-    from workbench.pretrain import pretrain_tracker as train
-
-    config = TrackingConfig(seed=seed)
-    config = replace(config, clips=clips or config.clips)
-    config = config if steps is None else config.shortened(steps)
-    typer.echo(f"Weights: {train(out, config, start=start, device=device)}")
-
-
-for command in (plans, sweep, calibrate, track):
+for command in (plans, sweep, calibrate, track, pretrain, pretrain_tracker):
     app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))

@@ -71,7 +71,7 @@ class TrackingConfig:
         Stage(steps=1200, windows=2, frames=1, objects=4),
         Stage(steps=500, windows=2, frames=1, objects=4, with_pyramid=True),
         Stage(steps=950, windows=1, frames=4, objects=3),
-        Stage(steps=130, windows=1, frames=12, objects=3, learnt=0.3),
+        Stage(steps=300, windows=1, frames=12, objects=3, learnt=0.3),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
