@@ -62,11 +62,11 @@ def test_full_size_measures_a_plan_with_the_tiny_model(repo_root, tmp_path):
 
 def test_video_sets_our_session_beside_that_of_transformers(repo_root, tmp_path):
     """The program stops if either follows another number of objects than was asked for."""
-    arguments = ["--size", "small", "--objects", 3, "--frames", 23, "--out", tmp_path / "video.json"]
+    arguments = ["--size", "small", "--objects", 3, "--frames", 38, "--out", tmp_path / "video.json"]
     text = run(repo_root, "video", *arguments)
     (case,) = json.loads((tmp_path / "video.json").read_text(encoding="utf-8"))["runs"]
     assert "3 objects" in text and case["objects"] == 3
-    assert len(case["frames"]["ours"]) == len(case["frames"]["theirs"]) == 23
+    assert len(case["frames"]["ours"]) == len(case["frames"]["theirs"]) == 38
     assert case["ours"]["seconds"] > 0 and case["theirs"]["seconds"] > 0
     assert abs(case["ours"]["state_mb_per_frame"]) < 0.1 * case["theirs"]["state_mb_per_frame"]
 
