@@ -54,15 +54,15 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         is_causal: bool = False,
         rotary: tuple[Tensor, Tensor] | None = None,
-        num_unplaced_keys: int = 0,
+        key_rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Attended values.
 
         Args:
             query: (B, L, C). key, value: (B, S, C).
             mask: boolean, True = may be looked at, or float added to the logits; broadcastable to (B, heads, L, S).
-            rotary: cosines and sines of `rotary_table`, between grids of one size; the keys may be several of them.
-            num_unplaced_keys: keys at the end that lie on no grid and are not rotated.
+            rotary: cosines and sines of `rotary_table`, for queries and keys.
+            key_rotary: others for the keys.
 
         Returns:
             (B, L, C).
@@ -71,17 +71,10 @@ class Attention(nn.Module):
         k = self.k(key).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         v = self.v(value).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if rotary is not None:
-            q, k = rotate(q, *rotary), _rotate_grids(k, rotary, num_unplaced_keys)
+            q, k = rotate(q, *rotary), rotate(k, *(key_rotary or rotary))
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
         return self.out(attended.transpose(1, 2).flatten(2))
-
-
-def _rotate_grids(keys: Tensor, rotary: tuple[Tensor, Tensor], num_unplaced: int) -> Tensor:
-    """Rotates each grid in `keys` (B, heads, S, c); the last `num_unplaced` keys stay as they are."""
-    placed = keys[:, :, : keys.shape[2] - num_unplaced].unflatten(2, (-1, len(rotary[0])))
-    rotated = rotate(placed, *rotary).flatten(2, 3)
-    return torch.cat([rotated, keys[:, :, -num_unplaced:]], dim=2) if num_unplaced else rotated
 
 
 class MLP(nn.Module):
@@ -155,9 +148,8 @@ def rotary_table(
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotates channel pairs (2i, 2i+1) of `x` (..., L, c) in float32; returns the dtype of `x`."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1)
-    return rotated.flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.complex(cosines, sines)).flatten(-2).to(x.dtype)
 
 
 def sine_encode(values: Tensor, channels: int) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-PROGRAMS = ("costs", "full_size")
+PROGRAMS = {"costs": "--steps", "full_size": "--steps", "video": "--objects", "video_memory": "--frames"}
 
 
 def run(repo_root: Path, program: str, *arguments: object) -> str:
@@ -36,7 +36,7 @@ def test_help_names_every_option(program, repo_root, monkeypatch):
     app = typer.Typer()
     app.command()(importlib.import_module(program).main)
     text = CliRunner().invoke(app, ["--help"], env={"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}).stdout
-    assert "Usage" in text and "--out" in text and "--steps" in text
+    assert "Usage" in text and "--out" in text and PROGRAMS[program] in text
     readme = (repo_root / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert f"python benchmarks/{program}.py" in readme
 
@@ -58,3 +58,22 @@ def test_full_size_measures_a_plan_with_the_tiny_model(repo_root, tmp_path):
     assert plan["view_mb"] == pytest.approx(2.064, abs=0.001) and 6e6 < plan["parameters"] < 9e6
     assert 0.2 < plan["peak_gb"] < plan["whole"]["gb"] < 3
     assert plan["seconds_per_step"] > 0 and plan["whole"]["minutes"] > 0
+
+
+def test_video_sets_our_session_beside_that_of_transformers(repo_root, tmp_path):
+    """The program stops if either follows another number of objects than was asked for."""
+    arguments = ["--size", "small", "--objects", 3, "--frames", 38, "--out", tmp_path / "video.json"]
+    text = run(repo_root, "video", *arguments)
+    (case,) = json.loads((tmp_path / "video.json").read_text(encoding="utf-8"))["runs"]
+    assert "3 objects" in text and case["objects"] == 3
+    assert len(case["frames"]["ours"]) == len(case["frames"]["theirs"]) == 38
+    assert case["ours"]["seconds"] > 0 and case["theirs"]["seconds"] > 0
+    assert abs(case["ours"]["state_mb_per_frame"]) < 0.1 * case["theirs"]["state_mb_per_frame"]
+
+
+def test_video_memory_marks_four_places(repo_root, tmp_path):
+    text = run(repo_root, "video_memory", "--frames", 8, "--objects", 2, "--out", tmp_path / "memory.json")
+    content = json.loads((tmp_path / "memory.json").read_text(encoding="utf-8"))
+    assert [mark["frame"] for mark in content["marks"]] == [2, 4, 6, 8] and "CPU time x" in text
+    assert all(0.2e3 < mark["rss_mb"] <= mark["peak_mb"] + 1 for mark in content["marks"])
+    assert content["growth"]["peak_mb"] >= 1

@@ -71,12 +71,17 @@ class MemoryAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, num_unplaced: int, rotary: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        key_rotary: tuple[Tensor, Tensor],
     ) -> Tensor:
         h = self.norm1(x)
         x = x + self.dropout(self.self_attention(h, h, h, rotary=rotary))
         x = x.expand(len(values), -1, -1)  # before the first memory, the frame is the same for all objects
-        attended = self.memory_attention(self.norm2(x), keys, values, rotary=rotary, num_unplaced_keys=num_unplaced)
+        attended = self.memory_attention(self.norm2(x), keys, values, rotary=rotary, key_rotary=key_rotary)
         x = x + self.dropout(attended)
         return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x))))))
 
@@ -109,7 +114,10 @@ class MemoryAttention(nn.Module):
         grid = (image.shape[-2], image.shape[-1])
         positions = sine_position_map(*grid, image.shape[1], image.device).to(image.dtype)
         rotary = rotary_table(*grid, self.head_dim, 1.0, image.device)
+        num_maps = (memory.shape[1] - num_unplaced) // len(positions[0])
+        cosines, sines = (table.repeat(num_maps, 1) for table in rotary)
+        key_rotary = F.pad(cosines, (0, 0, 0, num_unplaced), value=1.0), F.pad(sines, (0, 0, 0, num_unplaced))
         x, keys = image.flatten(2).transpose(1, 2) + 0.1 * positions, memory + places
         for layer in self.layers:
-            x = layer(x, keys, memory, num_unplaced, rotary)
+            x = layer(x, keys, memory, rotary, key_rotary)
         return self.norm(x).transpose(1, 2).unflatten(2, grid)
