@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sam3.video.results import Masklet, frame_result
 from sam3.video.source import FrameSource
+from workbench import playback
 from workbench.paint import fit_image, fit_masks, overlay
 from workbench.video_metrics import mask_overlap
 from workbench.video_overlay import colour_of, timed_frames, write_mp4
@@ -24,7 +25,6 @@ SAME_IOU = 0.3  # masklets of one phrase with at least this overlap are taken fo
 _LONGEST_SIDE_PX = (320, 960)
 _GAP_PX = 8
 _INK, _PAPER = (27, 33, 40), (255, 255, 255)
-_PLAYER_FORMAT = "workbench-masklets-1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ def player_data(
     times = np.arange(num_frames) / rate if video.timestamps_s is None else video.timestamps_s
     masklets = [masklet for side in sides for masklet in side.masklets]
     return {
-        "format": _PLAYER_FORMAT,
+        "format": playback.FORMAT,
         "video": video_file,
         "size": list(video.size),
         "frame_rate": rate,

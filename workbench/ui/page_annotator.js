@@ -1,0 +1,27 @@
+const root = element.querySelector("[data-annotator]"), known = new Map();
+let callNote = () => {};
+
+// Files that browsers read are fetched as they are; the others, and the small pictures, are made by Python.
+const served = path => `${window.gradio_config?.root ?? ""}/gradio_api/file=${path}`;
+const remade = (id, isSmall) => {
+  const key = `${isSmall} ${id}`;
+  if (!known.has(key)) known.set(key, server.picture({id, is_small: isSmall}));
+  return known.get(key);
+};
+
+mountAnnotator(root, {
+  task: props.task,
+  get: () => props.value,
+  set(value) {
+    props.value = value;
+    trigger("change");
+    server.keep(value).then(note => callNote(note), error => callNote({text: `not saved: ${error}`, is_error: true}));
+  },
+  watch: callback => watch("value", () => callback(props.value)),
+  ask: request => trigger("ask", request),
+  async picture(id, isSmall) {
+    const file = props.task.files[id];
+    return file && !isSmall ? served(file) : remade(id, isSmall);
+  },
+  notes: callback => { callNote = callback; },
+});
