@@ -37,3 +37,31 @@ def repo_root() -> Path:
 def golden() -> Path:
     """The folder of committed inputs and expected outputs."""
     return Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture()
+def counting_clip(tmp_path: Path) -> Path:
+    """A player's JSON file beside its video: 30 frames whose red is 8 times their number, and a square that moves along
+    under number 3, before on the left half only."""
+    import json
+
+    from sam3.rle import Rle
+    from sam3.video.results import masklet_of_rles
+    from sam3.video.source import open_video
+    from workbench.video_overlay import write_overlay
+    from workbench.video_sides import Side, player_data
+
+    frames = np.full((30, 96, 160, 3), 90, np.uint8)
+    frames[..., 0] = (8 * np.arange(30))[:, None, None]
+    rles = []
+    for frame in range(30):
+        mask = np.zeros((96, 160), bool)
+        mask[40:60, 4 * frame : 4 * frame + 20] = True
+        rles.append(Rle.of(mask))
+    after = masklet_of_rles(3, "square", rles, score=0.9)
+    before = masklet_of_rles(3, "square", [*rles[:15], *[None] * 15], score=0.9)
+    video = open_video(frames, frame_rate=10)
+    write_overlay(video, [], tmp_path / "clip.mp4")
+    data = player_data(video, (Side("before", (before,)), Side("after", (after,))), "clip.mp4")
+    (tmp_path / "clip.json").write_text(json.dumps(data), "utf-8")
+    return tmp_path / "clip.json"

@@ -11,6 +11,8 @@ One step at a time:
     adapting                adapters.py, finetune.py, negatives.py, guard.py
     measuring, comparing    evaluate.py, record_metrics.py, pair_metrics.py, metrics.py, ranking.py, compare.py,
                             bootstrap.py, calibrate.py, reliability.py, cross_validation.py, sweep.py
+    marking by hand         widgets.py (notebooks; apps/ has the pages), annotation.py, annotation_labels.py,
+                            annotation_session.py, annotation_answers.py, interface_files.py and ui/, playback.py
     showing                 show.py, plots.py, paint.py, report.py, report_tables.py, report_panels.py, predict.py
     videos                  video_clips.py, video_files.py (in and out), video_evaluate.py, video_metrics.py,
                             video_association.py, video_baseline.py (linking in place of a tracker), video_compare.py,
@@ -37,11 +39,14 @@ if TYPE_CHECKING:
     from workbench.finetune import FinetuneConfig, finetune
     from workbench.show import show_batch, show_results
     from workbench.sweep import sweep
+    from workbench.widgets import Annotator, MaskletPlayer
 
 __all__ = [
+    "Annotator",
     "Example",
     "ExampleSet",
     "FinetuneConfig",
+    "MaskletPlayer",
     "Plan",
     "add_adapter",
     "compare",
@@ -58,9 +63,11 @@ __all__ = [
 
 # Imported on first use: a command that only prints its help need not wait for torch.
 _MODULES = {
+    "Annotator": "workbench.widgets",
     "Example": "workbench.examples",
     "ExampleSet": "workbench.examples",
     "FinetuneConfig": "workbench.finetune",
+    "MaskletPlayer": "workbench.widgets",
     "Plan": "workbench.adapters",
     "add_adapter": "workbench.adapters",
     "compare": "workbench.compare",

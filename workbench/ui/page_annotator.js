@@ -17,7 +17,14 @@ mountAnnotator(root, {
     trigger("change");
     server.keep(value).then(note => callNote(note), error => callNote({text: `not saved: ${error}`, is_error: true}));
   },
-  watch: callback => watch("value", () => callback(props.value)),
+  watch(callback) {
+    watch("value", () => callback(props.value));
+    // The page was made when the server started; what was marked since then is fetched now.
+    server.latest({}).then(value => {
+      props.value = value;
+      callback(value);
+    });
+  },
   ask: request => trigger("ask", request),
   async picture(id, isSmall) {
     const file = props.task.files[id];

@@ -1,0 +1,1 @@
+"""Pages in Gradio, the only place that imports it."""
