@@ -328,7 +328,7 @@ def test_plans_compares_all_five(project, succeed):
 
 
 def test_doctor_is_content_here_and_complains_about_missing_weights(tmp_path, invoke, succeed):
-    assert "tiny: 6.4 million parameters" in succeed("doctor", "--out", tmp_path)
+    assert "tiny: 7.9 million parameters" in succeed("doctor", "--out", tmp_path)
     result = invoke("doctor", "--model", tmp_path / "none.safetensors")
     assert result.exit_code == 1 and "BAD  weights" in result.stdout
 

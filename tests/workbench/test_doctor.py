@@ -16,7 +16,7 @@ def test_a_machine_on_which_the_tests_run_is_good_enough(tmp_path):
     findings = examine(tmp_path / "not" / "yet" / "there")
     assert not [str(f) for f in findings if f.verdict == "bad"]
     assert named(findings, "torch").detail == torch.__version__
-    assert named(findings, "weights").detail == "tiny: 6.4 million parameters"
+    assert named(findings, "weights").detail == "tiny: 7.9 million parameters"
     assert "GB free at" in named(findings, "disk").detail
     assert all(f.advice for f in findings if f.verdict == "note")
 

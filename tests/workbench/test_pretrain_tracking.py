@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from sam3.tracker.mask_decoder import MaskCandidates
 from sam3.tracker.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, PADDING, POSITIVE, TOP_LEFT
 from workbench.pretrain import Stage, TrackingConfig, pretrain_tracker, write_tracker_card
 from workbench.pretrain import measure_tracking as measure
-from workbench.pretrain.clip_pool import ClipPool, encode_frames
+from workbench.pretrain.clip_pool import ClipPool, EncodedClip, encode_frames
 from workbench.pretrain.tracking import TrackerRun, tracked_parts, with_new_tracker
 from workbench.pretrain.tracking_losses import Hinting, frame_loss, window_loss
 from workbench.pretrain.windows import (
@@ -137,6 +138,22 @@ def test_windows_run_both_ways_and_show_what_is_there_at_first(pool: ClipPool) -
             if None not in places and places[0] != places[-1]:
                 directions.add((places[-1] - places[0]) // 2)  # type: ignore[operator]
     assert directions >= {1, -1, 2, -2}
+
+
+def test_windows_in_which_something_comes_back_are_found() -> None:
+    there, gone = disc(28, 28, 9).astype(np.uint8), np.zeros((56, 56), np.uint8)
+    stays, hides = (
+        EncodedClip(np.zeros((4, 2, 4, 4), np.float16), np.stack(maps))
+        for maps in ([there] * 4, [there, gone, gone, there])
+    )
+    pool: Any = [stays, hides]
+    for seed in range(10):
+        window = draw_window(np.random.default_rng(seed), pool, 4, 2, with_return=True)
+        assert window.masks.any((2, 3)).tolist() == [[True, False, False, True]]
+    assert len({draw_window(np.random.default_rng(seed), pool, 4, 2).masks.sum() for seed in range(10)}) == 2
+    empty: Any = [EncodedClip(hides.features, hides.instance_maps * 0)]
+    with pytest.raises(ValueError, match="none of 1 clips shows an object of 36 pixels"):
+        draw_window(np.random.default_rng(0), empty, 4, 2)
 
 
 def test_clicks_lie_inside_and_boxes_around() -> None:
@@ -284,6 +301,13 @@ def test_stages_and_the_frames_seen_before_a_step() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- measuring
+def test_the_shipped_model_takes_clicks_and_follows() -> None:
+    table = measure.follow_table(load_sam3("tiny"), 3, 6)
+    assert table["click"]["first"] > 0.5 and table["mask"]["first"] > 0.9
+    for kind in ("click", "mask"):
+        assert table[kind]["later"] > 0.5 and table[kind]["later"] > table[kind]["stays"] + 0.1
+
+
 def test_absences_and_who_is_found_again() -> None:
     there, gone, at_edge = disc(28, 28, 6), np.zeros((56, 56), bool), disc(2, 28, 6)
     back = disc(40, 28, 6)

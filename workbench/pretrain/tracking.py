@@ -42,6 +42,7 @@ class Stage:
         windows: windows per step. frames: of each. objects: at most so many of each.
         learnt: see `window_loss`.
         with_pyramid: the feature pyramid learns, too.
+        with_return: see `draw_window`.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Stage:
     objects: int
     learnt: float = 1.0
     with_pyramid: bool = False
+    with_return: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ class TrackingConfig:
         Stage(steps=500, windows=2, frames=1, objects=4, with_pyramid=True),
         Stage(steps=950, windows=1, frames=4, objects=3),
         Stage(steps=300, windows=1, frames=12, objects=3, learnt=0.3),
+        Stage(steps=400, windows=1, frames=12, objects=3, learnt=0.3, with_return=True),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
     warmup: int = 100
     ema: float = 0.998
-    checkpoint_every: int = 100
+    checkpoint_every: int = 50
     hinting: Hinting = field(default_factory=Hinting)
 
     @property
@@ -219,7 +222,7 @@ class TrackerRun:
         self.optimiser.zero_grad(set_to_none=True)
         parts = []
         for _ in range(stage.windows):
-            window = draw_window(rng, self.pool, stage.frames, stage.objects)
+            window = draw_window(rng, self.pool, stage.frames, stage.objects, with_return=stage.with_return)
             loss, values = window_loss(self.tracker, self.pyramid, window, rng, config.hinting, learnt=stage.learnt)
             (loss / stage.windows).backward()
             parts.append(values)

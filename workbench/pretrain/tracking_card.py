@@ -11,7 +11,8 @@ from sam3.files import write_atomically, write_text
 
 _TITLE, _NEXT = "## The tracker", "## Limits"
 _OPENING = re.compile(
-    r"A SAM 3 of [0-9.]+ million parameters(?:, [0-9.]+ of them the tracker's)?, the same architecture"
+    r"A SAM 3 of [0-9.]+ million parameters(?:, [0-9.]+ of them the tracker's)?, the same architecture as the released "
+    r"\d+ million,"
 )
 
 
@@ -41,7 +42,7 @@ def write_tracker_card(run: str | Path, card: str | Path, *, remarks: str = "") 
         raise ValueError(f"{card} is no card that `write_card` wrote; write that one first")
     opening = (
         f"A SAM 3 of {table['parameters'] / 1e6:.1f} million parameters, {table['trained'] / 1e6:.1f} of them the "
-        "tracker's, the same architecture"
+        "tracker's, the same architecture as the released 860 million,"
     )
     before = _OPENING.sub(opening, before.partition(f"{_TITLE}\n")[0], count=1)
     curve = card.with_name(f"{card.stem}_tracker.png")
@@ -52,9 +53,9 @@ def write_tracker_card(run: str | Path, card: str | Path, *, remarks: str = "") 
 
 def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, remarks: str) -> str:
     recipe, follow, survival = table["recipe"], table["follow"], table["survival"]
-    steps = " then ".join(
-        f"{stage['steps']} steps of {stage['windows']} windows of {stage['frames']} frame{'s' * (stage['frames'] > 1)}"
-        f"{' with the feature pyramid' if stage['with_pyramid'] else ''},"
+    steps = ", then ".join(
+        f"{stage['steps']} with {stage['windows']} x {stage['frames']}"
+        f"{' and the feature pyramid' if stage['with_pyramid'] else ''}"
         for stage in recipe["stages"]
     )
     shares = recipe["hinting"]
@@ -65,7 +66,8 @@ def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, rem
 `workbench pretrain-tracker --out runs/tracker` (seed {recipe["seed"]}) taught it to take clicks, boxes and masks and to follow objects through
 videos. The image model stayed frozen, byte for byte; the tracker and its feature pyramid, which began as a copy of the
 detector's, learnt on {recipe["clips"]} clips of {recipe["clip_frames"]} frames drawn by `workbench/domains/clips.py`: objects move, turn, grow, cross, hide
-behind a pillar, leave and come back, some beside a look-alike. {steps}
+behind a pillar, leave and come back, some beside a look-alike. Steps, by
+clips and frames at once: {steps};
 about {minutes:.0f} minutes on a part of one CPU core. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
 with rough outlines, some with a second click where the answer was wrong.
 {f"{chr(10)}{remarks}{chr(10)}" if remarks else ""}

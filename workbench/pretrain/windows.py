@@ -17,6 +17,7 @@ from sam3.tracker.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, PADDING, POSITIV
 from workbench.augment import drawn_box
 from workbench.pretrain.clip_pool import ClipPool, EncodedClip
 
+_ATTEMPTS = 12  # for a window with something special in it
 MIN_FIRST_PX = 36  # of an object in the frame that it is shown in
 
 
@@ -33,21 +34,45 @@ class Window:
     masks: NDArray[np.bool_]
 
 
-def draw_window(rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int) -> Window:
-    """A random window: any start, either direction, some at double speed; objects that hide are chosen more often."""
-    while True:
-        clip = pool[int(rng.integers(len(pool)))]
-        length = len(clip.features)
-        stride = 2 if rng.random() < 0.35 and 2 * num_frames <= length else 1
-        frames = int(rng.integers(length - stride * (num_frames - 1))) + stride * np.arange(num_frames)
-        clip = clip[frames if rng.random() < 0.5 else frames[::-1]]
-        areas = np.stack([np.bincount(instances.ravel(), minlength=256) for instances in clip.instance_maps])
-        seen = [number for number in np.flatnonzero(areas[0] >= MIN_FIRST_PX).tolist() if number]
-        if seen:
-            weights = np.array([3.0 if not areas[:, number].all() else 1.0 for number in seen])
-            count = min(max_objects, len(seen))
-            chosen = rng.choice(seen, count, replace=False, p=weights / weights.sum())
-            return Window(clip, np.stack([clip.instance_maps == number for number in chosen]))
+def draw_window(
+    rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int, *, with_return: bool = False
+) -> Window:
+    """A random window: any start, either direction, some at double speed; objects that hide are chosen more often.
+
+    Args:
+        rng: source of every random choice.
+        pool: the clips.
+        num_frames: of the window.
+        max_objects: of the window.
+        with_return: only windows in which an object hides and comes back, where such a one is soon found.
+    """
+    for attempt in range(1000):
+        window = _any_window(rng, pool, num_frames, max_objects)
+        if window is not None and (not with_return or attempt >= _ATTEMPTS or _comes_back(window)):
+            return window
+    raise ValueError(f"none of {len(pool)} clips shows an object of {MIN_FIRST_PX} pixels; make more clips")
+
+
+def _comes_back(window: Window) -> bool:
+    is_visible = np.asarray(window.masks.any((2, 3)))
+    return bool((~is_visible[:, :-1] & is_visible[:, 1:]).any())
+
+
+def _any_window(rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int) -> Window | None:
+    """A window, or None when nothing is there in its first frame."""
+    clip = pool[int(rng.integers(len(pool)))]
+    length = len(clip.features)
+    stride = 2 if rng.random() < 0.35 and 2 * num_frames <= length else 1
+    frames = int(rng.integers(length - stride * (num_frames - 1))) + stride * np.arange(num_frames)
+    clip = clip[frames if rng.random() < 0.5 else frames[::-1]]
+    areas = np.stack([np.bincount(instances.ravel(), minlength=256) for instances in clip.instance_maps])
+    seen = [number for number in np.flatnonzero(areas[0] >= MIN_FIRST_PX).tolist() if number]
+    if not seen:
+        return None
+    weights = np.array([3.0 if not areas[:, number].all() else 1.0 for number in seen])
+    count = min(max_objects, len(seen))
+    chosen = rng.choice(seen, count, replace=False, p=weights / weights.sum())
+    return Window(clip, np.stack([clip.instance_maps == number for number in chosen]))
 
 
 def click_inside(rng: np.random.Generator, mask: NDArray[np.bool_]) -> tuple[float, float]:
