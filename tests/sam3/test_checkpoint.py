@@ -342,7 +342,7 @@ def test_hub_download(oracle: Callable[[str], Any], monkeypatch: pytest.MonkeyPa
 def test_public_names() -> None:
     assert sam3.load_sam3 is load_sam3 and sam3.Sam3Config is Sam3Config
     assert all(getattr(sam3, name).__name__ == name for name in sam3.__all__)
-    with pytest.raises(AttributeError, match="public names are Click, ImagePredictor"):
+    with pytest.raises(AttributeError, match="public names are Click, FrameResult, ImagePredictor"):
         _ = sam3.load_sam2
 
 
