@@ -64,7 +64,7 @@ PHRASE = "red circle"
 SCORE = 0.6
 WARM = 32  # frames until the memory is full: sixteen before the newest frame, sixteen where the video can be turned
 
-# As in the released size, an object costs a sixth of what the image encoder and the detector cost.
+# As in the released size, an object costs between a sixth and an eighth of what a frame costs without any.
 REDUCED = Sam3Config(
     ImageEncoderConfig(
         image_size=224,
@@ -271,7 +271,7 @@ def compare(video: Video, num_frames: int) -> dict[str, list[FrameCost]]:
         lines[name].recv()
     for frame in range(num_frames):
         for name, line in lines.items():
-            line.send(frame in (min(WARM, num_frames - 2), num_frames - 1))
+            line.send(frame in (first_timed(num_frames), num_frames - 1))
             costs[name].append(line.recv())
             if costs[name][-1].num_objects != video.num_objects:
                 raise RuntimeError(f"{name}: frame {frame} has {costs[name][-1].num_objects} of {video.num_objects}")
@@ -283,10 +283,8 @@ def compare(video: Video, num_frames: int) -> dict[str, list[FrameCost]]:
 
 def summary(costs: list[FrameCost]) -> dict[str, float]:
     """Medians over the frames with full memory, and growth per frame since then."""
-    known = [index for index, cost in enumerate(costs) if not math.isnan(cost.held_mb)]
-    first, last = costs[known[0]], costs[known[-1]]
-    count = max(known[-1] - known[0], 1)
-    timed = costs[known[0] :]
+    timed = costs[first_timed(len(costs)) :]
+    first, last, count = timed[0], timed[-1], len(timed) - 1
     return {
         "seconds": median(cost.seconds for cost in timed),
         "cpu_seconds": median(cost.cpu_seconds for cost in timed),
@@ -296,6 +294,20 @@ def summary(costs: list[FrameCost]) -> dict[str, float]:
         "state_mb_per_frame": (last.held_mb - last.aside_mb - first.held_mb + first.aside_mb) / count,
         "rss_mb_per_frame": (last.rss_mb - first.rss_mb) / count,
     }
+
+
+def time_ratios(costs: dict[str, list[FrameCost]]) -> dict[str, float]:
+    """Our time over theirs, frame by frame: the median over the frames with full memory."""
+    pairs = list(zip(costs["ours"], costs["theirs"], strict=True))[first_timed(len(costs["ours"])) :]
+    return {
+        "seconds": median(own.seconds / other.seconds for own, other in pairs),
+        "cpu_seconds": median(own.cpu_seconds / other.cpu_seconds for own, other in pairs),
+    }
+
+
+def first_timed(num_frames: int) -> int:
+    """The frame from which on is measured."""
+    return min(WARM, num_frames - 2)
 
 
 def write_weights(config: Sam3Config, folder: str) -> None:
@@ -310,7 +322,7 @@ def write_weights(config: Sam3Config, folder: str) -> None:
 def main(
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     objects: Annotated[list[int], typer.Option(min=1, max=200, help="How many; can be repeated.")] = OBJECTS,
-    frames: Annotated[int, typer.Option(min=2, help="Frames of each run.")] = 61,
+    frames: Annotated[int, typer.Option(min=3, help="Frames of each run.")] = 61,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
     size: Annotated[str, typer.Option(help="small (to try this program), reduced, or sam3 (12 GB).")] = "reduced",
 ) -> None:
@@ -319,22 +331,20 @@ def main(
         raise typer.BadParameter(f"received {size!r}; expected {', '.join(SIZES)}", param_hint="--size")
     config, frame_size = SIZES[size], (1080, 1920) if size == "sam3" else (240, 427)
     rows: list[dict[str, Any]] = []
-    typer.echo(
-        f"{'':<10}"
-        + "".join(f"{name:>9}{'theirs':>9}" for name in ("s/frame", "CPU s", "MB held", "MB/frame", "state"))
-    )
+    names = "".join(f"{name:>9}{'theirs':>9}" for name in ("s/frame", "CPU s", "MB held", "MB/frame", "state"))
+    typer.echo(f"{'':<11}{names}{'CPU ratio':>11}")
     with tempfile.TemporaryDirectory() as folder:
         write_weights(config, folder)
         for count in objects:
             load = os.getloadavg()[0]
             costs = compare(Video(folder, frame_size, count, threads), frames)
             own, other = summary(costs["ours"]), summary(costs["theirs"])
-            ratio = {name: own[name] / other[name] for name in own if other[name] > 0}
+            ratio = time_ratios(costs)
             every = {name: [asdict(cost) for cost in side] for name, side in costs.items()}
             rows.append({"objects": count, "load": load, "ours": own, "theirs": other, "ratio": ratio, "frames": every})
             columns = ("seconds", "cpu_seconds", "held_mb", "held_mb_per_frame", "state_mb_per_frame")
             numbers = "".join(f"{own[name]:>9.3f}{other[name]:>9.3f}" for name in columns)
-            typer.echo(f"{count:>3} objects{numbers}")
+            typer.echo(f"{count:>3} objects{numbers}{ratio['cpu_seconds']:>11.2f}")
     if out is not None:
         versions = {"torch": torch.__version__, "transformers": version("transformers"), "machine": platform.machine()}
         write_text(out, json.dumps({"threads": threads, "frames": frames, **versions, "runs": rows}, indent=1))

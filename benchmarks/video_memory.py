@@ -3,8 +3,7 @@
     python benchmarks/video_memory.py --out benchmarks/results/video_memory.json
 
 The frames are drawn one by one, when they are asked for: discs that move over a ground with grain. The tiny model looks
-for them and follows them; while the weights that come with the package have no tracker, a random one takes its place,
-which follows badly but does the same work. No masklet is on trial, so that none is removed. The masks of all frames
+for them and follows those that it finds. No masklet is on trial, so that none is removed. The masks of all frames
 stay with the session, as run lengths.
 """
 
@@ -30,7 +29,6 @@ import torch
 import typer
 
 from sam3.checkpoint import load_sam3
-from sam3.config import Sam3Config
 from sam3.files import write_text
 from sam3.model import Sam3
 from sam3.predictor import VideoPredictor
@@ -62,29 +60,19 @@ class Mark:
 
 
 def drawn_frames(num_frames: int, num_objects: int) -> Iterator[np.ndarray]:
-    """Frames (H,W,3) uint8 RGB of red discs that go round in circles of their own."""
+    """Frames (H,W,3) uint8 RGB of red discs side by side, each on a round of its own."""
     rng = np.random.default_rng(0)
-    centres = rng.uniform((RADIUS, RADIUS), (WIDTH - RADIUS, HEIGHT - RADIUS), (num_objects, 2))
+    columns = (np.arange(num_objects) + 0.5) * WIDTH / num_objects
+    centres = np.stack([columns, rng.uniform(60, HEIGHT - 60, num_objects)], axis=1)
     starts, speeds = rng.uniform(0, 2 * math.pi, num_objects), rng.uniform(0.02, 0.08, num_objects)
     ground = rng.integers(150, 190, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    y_px, x_px = np.mgrid[:HEIGHT, :WIDTH]
     for number in range(num_frames):
         frame = ground.copy()
         angles = starts + speeds * number
-        for x, y in centres + 18 * np.stack([np.cos(angles), np.sin(angles)], axis=1):
-            frame[(columns - x) ** 2 + (rows - y) ** 2 < RADIUS**2] = (205, 30, 35)
+        for x, y in centres + np.stack([5 * np.cos(angles), 35 * np.sin(angles)], axis=1):
+            frame[(x_px - x) ** 2 + (y_px - y) ** 2 < RADIUS**2] = (205, 30, 35)
         yield frame
-
-
-def tiny_model() -> tuple[Sam3, bool]:
-    """The tiny model, and whether its tracker is trained."""
-    model = load_sam3("tiny")
-    if model.tracker is not None:
-        return model, True
-    torch.manual_seed(0)
-    whole = Sam3(Sam3Config.tiny()).eval()
-    whole.load_state_dict(model.state_dict(), strict=False)
-    return whole, False
 
 
 def follow(model: Sam3, num_frames: int, num_objects: int, every: int) -> Iterator[Mark]:
@@ -117,7 +105,7 @@ def main(
 ) -> None:
     """Memory and time per frame of one session, at four places of a long video."""
     load = os.getloadavg()[0]
-    model, is_trained = tiny_model()
+    model = load_sam3("tiny")
     typer.echo(f"{'frame':>6}{'s/frame':>9}{'CPU s':>9}{'MB now':>9}{'MB peak':>9}{'objects':>9}{'MB of results':>15}")
     marks = []
     for mark in follow(model, frames, objects, frames // 4):
@@ -129,7 +117,7 @@ def main(
     growth = {name: getattr(marks[-1], name) / getattr(marks[0], name) for name in ("peak_mb", "cpu_seconds")}
     typer.echo(f"peak x {growth['peak_mb']:.3f}, CPU time x {growth['cpu_seconds']:.2f} since frame {marks[0].frame}")
     if out is not None:
-        content = {"load": load, "threads": torch.get_num_threads(), "is_tracker_trained": is_trained}
+        content = {"load": load, "threads": torch.get_num_threads()}
         write_text(out, json.dumps({**content, "growth": growth, "marks": [asdict(m) for m in marks]}, indent=1))
         typer.echo(f"Written to {out}")
 

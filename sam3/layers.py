@@ -91,7 +91,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = self.dropout(F.relu(layer(x)))
+            x = self.dropout(F.relu(layer(x), inplace=True))
         return self.layers[-1](x)
 
 

@@ -83,7 +83,7 @@ class MemoryAttentionLayer(nn.Module):
         x = x.expand(len(values), -1, -1)  # before the first memory, the frame is the same for all objects
         attended = self.memory_attention(self.norm2(x), keys, values, rotary=rotary, key_rotary=key_rotary)
         x = x + self.dropout(attended)
-        return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x))))))
+        return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x)), inplace=True))))
 
 
 class MemoryAttention(nn.Module):
