@@ -104,8 +104,18 @@ class PyramidLevel(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, channels, 1)
         self.conv3 = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(self.conv1(self.resample(x)))
+    def forward(self, x: Tensor, then: nn.Conv2d | None = None) -> Tensor:
+        """The level of maps x; with `then`, a 1 x 1 convolution that follows, what that makes of the level.
+
+        Both convolutions are done as one, which costs only the channels that are left.
+        """
+        x = self.conv1(self.resample(x))
+        if then is None:
+            return self.conv3(x)
+        assert self.conv3.bias is not None and then.bias is not None  # both are built with one
+        last = then.weight.flatten(1)
+        weight = torch.einsum("oc,cihw->oihw", last, self.conv3.weight)
+        return F.conv2d(x, weight, last @ self.conv3.bias + then.bias, padding=1)
 
 
 class ImageEncoder(nn.Module):

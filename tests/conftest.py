@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Set before any test module imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -37,6 +40,23 @@ def repo_root() -> Path:
 def golden() -> Path:
     """The folder of committed inputs and expected outputs."""
     return Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; with SAM3_BROWSER_TESTS=required a missing one is a failure, else a skip."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            hint = "no Chromium is installed: `apt-get install chromium`, or `.venv/bin/playwright install chromium`"
+            if os.environ.get("SAM3_BROWSER_TESTS") == "required":
+                pytest.fail(hint)
+            pytest.skip(hint)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture()

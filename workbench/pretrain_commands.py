@@ -46,6 +46,9 @@ def pretrain(
 def pretrain_tracker(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is continued.")],
     start: Annotated[str, typer.Option(help="The image model; its weights stay as they are.")] = "tiny",
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Keep the tracker that the start has; teach it the last stage further.")
+    ] = False,
     clips: Annotated[int | None, typer.Option(min=1, help="Rendered clips to learn from; 2.8 MB of disk each.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of all stages together, in the usual proportion.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
@@ -54,7 +57,8 @@ def pretrain_tracker(
 ) -> None:
     """Teach an image model to take clicks and to follow objects.
 
-    On rendered clips, as the tracker of the tiny model was trained; takes about an hour.
+    On rendered clips, as the tracker of the tiny model was trained; takes some
+    hours.
 
     \b
     Example:
@@ -64,7 +68,7 @@ def pretrain_tracker(
     from workbench.pretrain import TrackingConfig
     from workbench.pretrain import pretrain_tracker as train
 
-    config = TrackingConfig(seed=seed)
-    config = replace(config, clips=clips or config.clips)
+    usual = TrackingConfig(seed=seed)
+    config = replace(usual.last_stage() if go_on else usual, clips=clips or usual.clips)
     config = config if steps is None else config.shortened(steps)
-    typer.echo(f"Weights: {train(out, config, start=start, device=device)}")
+    typer.echo(f"Weights: {train(out, config, start=start, go_on=go_on, device=device)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -148,13 +149,11 @@ PLAYER = """async ({data, times}) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[object]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser.new_page()
-        browser.close()
+@pytest.fixture()
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    yield page
+    page.close()
 
 
 @pytest.mark.browser
@@ -162,12 +161,12 @@ def test_chromium_plays_seeks_and_shows_the_same_colours(
     tmp_path: Path,
     frames: np.ndarray,
     masklets: list[Masklet],
-    page: object,
+    page: Any,
 ) -> None:
     path = write_overlay(open_video(frames, frame_rate=15), masklets, tmp_path / "overlay.mp4", has_tags=False, fill=1)
     numbers = [0, 25, 9, 10]
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    played = page.evaluate(PLAYER, {"data": data, "times": [(n + 0.5) / 15 for n in numbers]})  # type: ignore[attr-defined]
+    played = page.evaluate(PLAYER, {"data": data, "times": [(n + 0.5) / 15 for n in numbers]})
     assert (played["width"], played["height"]) == (128, 96)
     assert played["duration"] == pytest.approx(2, abs=0.01) and played["end"] == pytest.approx(2, abs=0.05)
     source = open_video(path)
@@ -183,7 +182,7 @@ def test_chromium_plays_seeks_and_shows_the_same_colours(
 
 @pytest.mark.browser
 @pytest.mark.parametrize("degrees", [90, 270])
-def test_a_turned_video_stands_as_chromium_shows_it(tmp_path: Path, page: object, degrees: int) -> None:
+def test_a_turned_video_stands_as_chromium_shows_it(tmp_path: Path, page: Any, degrees: int) -> None:
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:32, :48], pixels[:32, 48:], pixels[32:, :48] = (220, 30, 40), (20, 200, 60), (30, 60, 230)
     with av.open(str(tmp_path / "turned.mp4"), "w") as container:
@@ -196,7 +195,7 @@ def test_a_turned_video_stands_as_chromium_shows_it(tmp_path: Path, page: object
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     data = base64.b64encode((tmp_path / "turned.mp4").read_bytes()).decode("ascii")
-    played = page.evaluate(PLAYER, {"data": data, "times": [0.1]})  # type: ignore[attr-defined]
+    played = page.evaluate(PLAYER, {"data": data, "times": [0.1]})
     shown = np.array(played["seen"][0], dtype=int).reshape(played["height"], played["width"], 4)[..., :3]
     assert shown.shape == (96, 64, 3)
     assert np.abs(shown - open_video(tmp_path / "turned.mp4").frame(2)).mean() < 6

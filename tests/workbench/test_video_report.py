@@ -147,32 +147,28 @@ def test_clips_without_files_are_refused(tmp_path: Path, comparison: VideoCompar
 
 @pytest.mark.browser
 def test_chromium_shows_the_report_and_plays_its_videos(
-    tmp_path: Path, comparison: VideoComparison, files: dict[str, ClipFiles]
+    tmp_path: Path, comparison: VideoComparison, files: dict[str, ClipFiles], browser: Any
 ) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
     path = write_video_report(tmp_path, comparison, files, against_links=comparison, facts=FACTS)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        for width in (1180, 400):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            complaints: list[str] = []
-            requests: list[str] = []
-            page.on("console", lambda message, to=complaints: to.append(message.text))
-            page.on("request", lambda request, to=requests: to.append(request.url))
-            page.goto(path.as_uri())
-            played = page.evaluate(
-                """async () => {
-                  const video = document.querySelector("video");
-                  video.loop = false;
-                  await video.play();
-                  await new Promise(done => { video.onended = done; });
-                  return {width: video.videoWidth, seconds: video.currentTime};
-                }"""
-            )
-            assert played["width"] == 648 and played["seconds"] == pytest.approx(0.75, abs=0.1)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            images = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-            assert len(images) == 3 and min(images) > 0
-            assert complaints == [] and all(url.startswith(("data:", path.as_uri())) for url in requests)
-            page.close()
-        browser.close()
+    for width in (1180, 400):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        complaints: list[str] = []
+        requests: list[str] = []
+        page.on("console", lambda message, to=complaints: to.append(message.text))
+        page.on("request", lambda request, to=requests: to.append(request.url))
+        page.goto(path.as_uri())
+        played = page.evaluate(
+            """async () => {
+              const video = document.querySelector("video");
+              video.loop = false;
+              await video.play();
+              await new Promise(done => { video.onended = done; });
+              return {width: video.videoWidth, seconds: video.currentTime};
+            }"""
+        )
+        assert played["width"] == 648 and played["seconds"] == pytest.approx(0.75, abs=0.1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        images = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(images) == 3 and min(images) > 0
+        assert complaints == [] and all(url.startswith(("data:", path.as_uri())) for url in requests)
+        page.close()

@@ -26,7 +26,13 @@ from sam3.tracker.tracker import FrameFeatures, Tracker, TrackerOutput
 from workbench.domains.clips import Clip, render_clip
 from workbench.mask_quality import mask_quality
 from workbench.pretrain.clip_pool import encode_frames
-from workbench.pretrain.tracking import TrackerRun, TrackingConfig, tracked_parts, with_new_tracker
+from workbench.pretrain.tracking import (
+    TrackerRun,
+    TrackingConfig,
+    tracked_parts,
+    with_new_tracker,
+    with_only_tracker_trained,
+)
 from workbench.pretrain.tracking_losses import memory_of
 from workbench.pretrain.windows import MIN_FIRST_PX, clicks_of
 
@@ -72,7 +78,7 @@ def tracker_frames(model: Sam3, frames: NDArray[np.uint8]) -> FrameFeatures:
     """What the tracker keeps of frames (F, H, W, 3) of the model's input size."""
     pyramid, tracker = tracked_parts(model)
     batches = [encode_frames(model.image_encoder, part) for part in np.array_split(frames, -(-len(frames) // 8))]
-    return tracker.prepare([torch.cat([level(x) for x in batches]) for level in pyramid])
+    return tracker.prepare_from(pyramid, torch.cat(batches))
 
 
 @torch.no_grad()
@@ -216,6 +222,7 @@ def pretrain_tracker(
     config: TrackingConfig | None = None,
     *,
     start: str | Path = "tiny",
+    go_on: bool = False,
     tracker: TrackerConfig | None = None,
     device: str | torch.device | None = None,
     num_clips: int = 40,
@@ -230,18 +237,27 @@ def pretrain_tracker(
         out: folder of the run.
         config: the recipe.
         start: the image model, whatever `load_sam3` takes; a tracker that it has is replaced by a new one.
+        go_on: keep that tracker; the usual recipe is then `TrackingConfig.last_stage`.
         tracker: its sizes; default those of `Sam3Config.tiny()`.
         device: default CUDA when there is one, else the CPU.
         num_clips, num_cases: of the final measurement, see `follow_table` and `survival_table`.
 
     Returns:
         Path of the weights.
+
+    Raises:
+        ValueError: `go_on` with a model that has no tracker.
     """
-    out, config = Path(out), config or TrackingConfig()
-    sizes = tracker or Sam3Config.tiny().tracker
-    assert sizes is not None
+    out, usual = Path(out), TrackingConfig()
+    config = config or (usual.last_stage() if go_on else usual)
     image_model = load_sam3(start)
-    whole = with_new_tracker(image_model, sizes, config.seed)
+    if go_on:
+        image_model.require_tracker()
+        whole = with_only_tracker_trained(image_model)
+    else:
+        sizes = tracker or Sam3Config.tiny().tracker
+        assert sizes is not None
+        whole = with_new_tracker(image_model, sizes, config.seed)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
     model = TrackerRun(out, config, whole, chosen).train(validate)

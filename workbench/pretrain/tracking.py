@@ -42,7 +42,7 @@ class Stage:
         windows: windows per step. frames: of each. objects: at most so many of each.
         learnt: see `window_loss`.
         with_pyramid: the feature pyramid learns, too.
-        with_return: see `draw_window`.
+        with_return: share of windows in which an object hides and comes back.
     """
 
     steps: int
@@ -51,7 +51,7 @@ class Stage:
     objects: int
     learnt: float = 1.0
     with_pyramid: bool = False
-    with_return: bool = False
+    with_return: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class TrackingConfig:
 
     Attributes:
         clips: rendered clips. clip_frames: frames of each.
-        stages: pictures alone, short windows, long windows; the rate falls with the frames seen.
+        stages: pictures alone, short windows, long windows with objects that hide and come back; the rate falls with
+            the frames seen.
         warmup: frames in which the rate rises.
         ema: decay of the averaged weights, which are what is saved.
         hinting: how objects are shown.
@@ -73,8 +74,8 @@ class TrackingConfig:
         Stage(steps=1200, windows=2, frames=1, objects=4),
         Stage(steps=500, windows=2, frames=1, objects=4, with_pyramid=True),
         Stage(steps=950, windows=1, frames=4, objects=3),
-        Stage(steps=300, windows=1, frames=12, objects=3, learnt=0.3),
-        Stage(steps=400, windows=1, frames=12, objects=3, learnt=0.3, with_return=True),
+        Stage(steps=450, windows=1, frames=12, objects=3, learnt=0.3),
+        Stage(steps=2000, windows=1, frames=12, objects=4, learnt=0.4, with_pyramid=True, with_return=0.5),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -92,6 +93,10 @@ class TrackingConfig:
     def frames(self) -> int:
         """Seen in all stages."""
         return sum(stage.steps * stage.windows * stage.frames for stage in self.stages)
+
+    def last_stage(self) -> TrackingConfig:
+        """What a tracker that can follow already is taught further."""
+        return replace(self, stages=self.stages[-1:], rate=self.rate / 2)
 
     def shortened(self, steps: int) -> TrackingConfig:
         """The same with about so many steps in all stages together, one in each at least."""
@@ -130,10 +135,15 @@ def with_new_tracker(model: Sam3, tracker: TrackerConfig, seed: int) -> Sam3:
             if name.startswith("conv3."):
                 value.mul_(0.5)  # so that what is seen does not drown place codes
     _start(new)
-    whole.requires_grad_(False)
-    for part in (pyramid, new):
+    return with_only_tracker_trained(whole)
+
+
+def with_only_tracker_trained(model: Sam3) -> Sam3:
+    """The model, frozen but for the tracker and its feature pyramid."""
+    model.requires_grad_(False)
+    for part in tracked_parts(model):
         part.requires_grad_(True)
-    return whole
+    return model
 
 
 def tracked_parts(model: Sam3) -> tuple[nn.ModuleList, Tracker]:
@@ -222,7 +232,8 @@ class TrackerRun:
         self.optimiser.zero_grad(set_to_none=True)
         parts = []
         for _ in range(stage.windows):
-            window = draw_window(rng, self.pool, stage.frames, stage.objects, with_return=stage.with_return)
+            comes_back = bool(rng.random() < stage.with_return)
+            window = draw_window(rng, self.pool, stage.frames, stage.objects, with_return=comes_back)
             loss, values = window_loss(self.tracker, self.pyramid, window, rng, config.hinting, learnt=stage.learnt)
             (loss / stage.windows).backward()
             parts.append(values)

@@ -23,6 +23,8 @@ from workbench.pretrain.windows import Window, boxes_of, clicks_of, corrections,
 
 FOCAL_WEIGHT = 20.0
 MEMORY_LEARNT = 0.5  # share of the memory of learnt frames
+HIDDEN_WEIGHT = 3.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
+MIN_MEMORY_FRAMES = 3
 LOGIT_LIMIT = 32.0  # of mask logits that are told again
 
 
@@ -55,7 +57,12 @@ def frame_loss(candidates: MaskCandidates, masks: Tensor) -> dict[str, Tensor]:
     """
     logits = F.interpolate(candidates.mask_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
     is_visible = masks.flatten(1).any(1)
-    score = F.binary_cross_entropy_with_logits(candidates.object_score_logits, is_visible.float(), reduction="sum")
+    score = F.binary_cross_entropy_with_logits(
+        candidates.object_score_logits,
+        is_visible.float(),
+        weight=torch.where(is_visible, 1.0, HIDDEN_WEIGHT),
+        reduction="sum",
+    )
     truth = masks[:, None].expand_as(logits)
     focal = _focal(logits, truth).mean((-2, -1))  # (K, N)
     inside = logits.sigmoid()
@@ -103,7 +110,7 @@ def window_loss(
             an object comes or goes are learnt from in any case.
     """
     device = tracker.no_memory_embed.device
-    frames = tracker.prepare([level(torch.from_numpy(window.clip.features).to(device).float()) for level in pyramid])
+    frames = tracker.prepare_from(pyramid, torch.from_numpy(window.clip.features).to(device).float())
     truth = F.avg_pool2d(torch.from_numpy(window.masks).float(), 2).to(device)  # (K, F, H / 2, W / 2)
     is_visible = np.asarray(window.masks.any((2, 3)))
     num_frames = len(is_visible[0])
@@ -111,7 +118,8 @@ def window_loss(
     is_learnt[1:] |= (is_visible[:, 1:] != is_visible[:, :-1]).any(0)
     is_learnt[0] = True
     corrected = int(rng.integers(num_frames)) if rng.random() < hinting.later_correction else 0
-    bank = MemoryBank(tracker.config.num_memory_frames, by_quality=bool(rng.random() < 0.5))
+    num_remembered = int(rng.integers(MIN_MEMORY_FRAMES, tracker.config.num_memory_frames + 1))
+    bank = MemoryBank(num_remembered, by_quality=bool(rng.random() < 0.5))
     answers: list[tuple[int, dict[str, Tensor]]] = []
     for time in range(num_frames):
         features, is_hinted = frames[time], time in (0, corrected)
