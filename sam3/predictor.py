@@ -311,11 +311,14 @@ class VideoPredictor:
         Args:
             video: a folder of frames, a video file, an array (F,H,W,3) uint8 RGB, a list of pictures, any iterator of
                 pictures such as a camera, or what `open_video` returns.
-            frame_rate: of anything but a video file.
+            frame_rate: of anything but a video file and what `open_video` returns.
 
         Raises:
             VideoError: it cannot be read, or is empty.
+            ValueError: a rate for what has its own.
         """
+        if isinstance(video, FrameSource) and frame_rate is not None:
+            raise ValueError(f"received frame_rate={frame_rate} for an opened video; give the rate to open_video")
         source = video if isinstance(video, FrameSource) else open_video(video, frame_rate=frame_rate)
         return VideoSession(
             self.model,

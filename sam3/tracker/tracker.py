@@ -148,7 +148,7 @@ class Tracker(nn.Module):
         return FrameFeatures(self.mask_decoder.fine_conv(fine), self.mask_decoder.middle_conv(middle), coarse)
 
     def prepare_from(self, pyramid: Sequence[nn.Module], trunk: Tensor) -> FrameFeatures:
-        """What `prepare` makes of the pyramid's levels over the trunk's maps (B, width, h, w), for a fraction of the work."""
+        """What `prepare` makes of the pyramid over the trunk's maps (B, width, h, w), for a fraction of the work."""
         fine, middle, coarse = list(pyramid)[:3]
         decoder = self.mask_decoder
         return FrameFeatures(fine(trunk, decoder.fine_conv), middle(trunk, decoder.middle_conv), coarse(trunk))

@@ -59,6 +59,7 @@ class FrameSource:
         self._reader = reader
         self._where = where
         self._frame_rate = frame_rate
+        self._is_closed = False
 
     @property
     def num_frames(self) -> int | None:
@@ -90,8 +91,11 @@ class FrameSource:
         Raises:
             IndexError: the video has no such frame.
             BrokenFrameError: the frame cannot be read; says where reading can go on.
-            VideoError: the frame has another size than the others, or a stream no longer has it.
+            VideoError: the frame has another size than the others, or a stream no longer has it, or the source is
+                closed.
         """
+        if self._is_closed:
+            raise VideoError(f"{self._where} is closed; open it again to read frame {index}")
         num_frames = self.num_frames
         if index < 0 or (num_frames is not None and index >= num_frames):
             length = "" if num_frames is None else f" has {num_frames} frames (0 to {num_frames - 1})"
@@ -139,7 +143,8 @@ class FrameSource:
         return (frame for _, frame in self.frames())
 
     def close(self) -> None:
-        """Lets go of the file; the frames already given stay valid."""
+        """Lets go of the file; the frames already given stay valid, others can no longer be read."""
+        self._is_closed = True
         self._reader.close()
 
     def __enter__(self) -> FrameSource:
@@ -216,7 +221,7 @@ class _Array:
         return self._frames[index]
 
     def close(self) -> None:
-        self._frames = self._frames[:0]
+        pass
 
 
 class _Pictures:

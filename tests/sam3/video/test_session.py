@@ -32,7 +32,7 @@ from sam3.video.config import VideoConfig
 from sam3.video.following import CarriedObjects, Play
 from sam3.video.frame_loop import EncodedFrame, Found, FrameLoop, Search
 from sam3.video.session import VideoSession
-from sam3.video.source import VideoError
+from sam3.video.source import VideoError, open_video
 
 GRID, SIDE = 32, 64
 
@@ -582,3 +582,8 @@ def test_a_tracker_with_a_context_of_its_own_is_encoded_inside_it(clickable):
     assert entered == ["in", "out"] * 12
     for one, other in zip(alone.masklets(), follow(clickable, boxes_as_prompts(2)).masklets(), strict=True):
         assert one.rles == other.rles
+
+
+def test_an_opened_video_keeps_its_own_rate(clickable):
+    with pytest.raises(ValueError, match="give the rate to open_video"):
+        VideoPredictor(clickable).open(open_video(noise(2)), frame_rate=5)

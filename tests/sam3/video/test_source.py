@@ -386,3 +386,13 @@ def test_a_file_cut_short_gives_what_it_holds(tmp_path: Path, videos: dict[str, 
     assert 20 < len(came) < NUM
     assert came == list(range(len(came)))
     assert broken in ([], [len(came)])
+
+
+def test_a_closed_video_says_so(videos: dict[str, Path]) -> None:
+    for video in (videos["mov"], np.zeros((3, 8, 8, 3), np.uint8)):
+        source = open_video(video)
+        before = source.frame(0).copy()
+        source.close()
+        assert np.array_equal(open_video(video).frame(0), before)
+        with pytest.raises(VideoError, match="is closed; open it again to read frame 1"):
+            source.frame(1)
