@@ -1,7 +1,7 @@
 """The image encoder: a vision transformer with windowed and global attention, then a feature pyramid.
 
 In: normalised pictures (B, 3, H, W). Out: `ImageFeatures`, three maps at 4, 2 and 1 times the patch grid for the
-detector, and the same for the tracker when the model has one. Paper: "Perception Encoder" box of Fig. 2.
+detector. The tracker makes its own from the same trunk. Paper: "Perception Encoder" box of Fig. 2.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ class ImageFeatures:
 
     Attributes:
         pyramid: maps (B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w) for the detector.
-        tracker_pyramid: the same for the tracker, or None.
     """
 
     pyramid: tuple[Tensor, ...]
-    tracker_pyramid: tuple[Tensor, ...] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -38,11 +36,7 @@ class ImageFeatures:
     def __getitem__(self, index: int | slice | Tensor) -> ImageFeatures:
         """The features of some pictures of the batch, as a batch."""
         index = slice(index, index + 1 or None) if isinstance(index, int) else index
-        tracker = self.tracker_pyramid
-        return ImageFeatures(
-            tuple(level[index] for level in self.pyramid),
-            None if tracker is None else tuple(level[index] for level in tracker),
-        )
+        return ImageFeatures(tuple(level[index] for level in self.pyramid))
 
 
 class Block(nn.Module):
@@ -145,23 +139,23 @@ class ImageEncoder(nn.Module):
             else None
         )
 
-    def forward(self, pixel_values: Tensor, *, with_tracker: bool = False) -> ImageFeatures:
+    def forward(self, pixel_values: Tensor) -> ImageFeatures:
         """Feature maps of a batch of pictures.
 
         Args:
             pixel_values: (B, 3, H, W) in -1..1; H = W, a multiple of the patch size (not necessarily the config's).
-            with_tracker: also compute the tracker's pyramid.
 
         Raises:
-            ValueError: the size is no multiple of the patch size, or the model has no tracker pyramid.
+            ValueError: the size is no multiple of the patch size.
         """
-        x = self.trunk(pixel_values)
-        tracker = None
-        if with_tracker:
-            if self.tracker_pyramid is None:
-                raise ValueError("this model was built without a tracker pyramid (has_tracker_pyramid=False)")
-            tracker = self._levels(self.tracker_pyramid, x)
-        return ImageFeatures(self._levels(self.pyramid, x), tracker)
+        return self.features(self.trunk(pixel_values))
+
+    def features(self, trunk: Tensor) -> ImageFeatures:
+        """The detector's maps from those of the trunk.
+
+        Of four maps that released weights can make the smallest is used by nothing, and not made.
+        """
+        return ImageFeatures(tuple(level(trunk) for level in list(self.pyramid)[:3]))
 
     def trunk(self, pixel_values: Tensor) -> Tensor:
         """The vision transformer alone: (B, C, h, w), its own width. Same arguments and errors as `forward`."""
@@ -184,10 +178,6 @@ class ImageEncoder(nn.Module):
         if (height, width) == (side, side):
             return grid
         return grid.repeat(1, -(-height // side), -(-width // side), 1)[:, :height, :width]
-
-    def _levels(self, pyramid: nn.ModuleList, x: Tensor) -> tuple[Tensor, ...]:
-        """The three finest maps; a fourth, half-size one exists in released weights and is used by nothing."""
-        return tuple(level(x) for level in list(pyramid)[:3])
 
 
 def to_pixel_values(picture: NDArray[np.uint8], size: int) -> Tensor:

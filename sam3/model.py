@@ -17,7 +17,7 @@ from sam3.detector.text_encoder import TextFeatures
 from sam3.detector.tokenizer import Tokenizer
 from sam3.image_encoder import ImageEncoder, ImageFeatures
 from sam3.prompts import Prompt
-from sam3.tracker.tracker import Tracker
+from sam3.tracker.tracker import FrameFeatures, Tracker
 
 
 class Sam3(nn.Module):
@@ -67,6 +67,16 @@ class Sam3(nn.Module):
                 "released native file, a folder of transformers' video model, or a file saved with a tracker"
             )
         return self.tracker
+
+    def tracker_features(self, trunk: Tensor) -> FrameFeatures:
+        """What the tracker keeps of pictures, from the image encoder's trunk (B, width, h, w).
+
+        Raises:
+            ValueError: these weights came without a tracker.
+        """
+        tracker, pyramid = self.require_tracker(), self.image_encoder.tracker_pyramid
+        assert pyramid is not None  # a config with a tracker has one
+        return tracker.prepare_from(pyramid, trunk)
 
     def encode_text(self, phrases: Sequence[str]) -> TextFeatures:
         """Features of each phrase; a phrase given twice is encoded once.

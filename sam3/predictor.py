@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sam3.boxes import cxcywh_to_xyxy
 from sam3.detector.detector import DetectorOutput
@@ -107,7 +108,8 @@ class ImagePredictor:
         self.image_size = image_size or model.config.image_encoder.image_size
         self.pairs_at_once = pairs_at_once
         self._features: ImageFeatures | None = None
-        self._frames: FrameFeatures | None = None  # for clicks; None when the model has no tracker
+        self._trunk: Tensor | None = None
+        self._frames: FrameFeatures | None = None  # for clicks, made when the first comes
         self._sizes: list[tuple[int, int]] = []
 
     def set_image(self, image: Picture) -> None:
@@ -121,13 +123,10 @@ class ImagePredictor:
             raise ValueError("received no picture; give at least one")
         pictures = [read_picture(image) for image in images]
         values = torch.stack([to_pixel_values(p, self.image_size) for p in pictures])
-        tracker = self.model.tracker
-        features = self.model.image_encoder(
-            values.to(self.model.device, self.model.dtype), with_tracker=tracker is not None
-        )
-        self._features = ImageFeatures(features.pyramid)
-        if tracker is not None and features.tracker_pyramid is not None:
-            self._frames = tracker.prepare(features.tracker_pyramid)
+        encoder = self.model.image_encoder
+        trunk = encoder.trunk(values.to(self.model.device, self.model.dtype))
+        self._features, self._frames = encoder.features(trunk), None
+        self._trunk = trunk if self.model.tracker is not None else None
         self._sizes = [(p.shape[0], p.shape[1]) for p in pictures]
 
     @overload
@@ -211,10 +210,12 @@ class ImagePredictor:
             1
         """
         tracker = self.model.require_tracker()
-        if self._frames is None:
+        if self._trunk is None:
             raise ValueError("no picture is set; call set_image first")
         if len(self._sizes) > 1:
             raise ValueError(f"{len(self._sizes)} pictures are set; call set_image with the one that is meant")
+        if self._frames is None:
+            self._frames = self.model.tracker_features(self._trunk)
         prompts = [objects] if isinstance(objects, ObjectPrompt) else list(objects)
         answers = segment_objects(tracker, self._frames, prompts, self._sizes[0], is_ambiguous=is_ambiguous)
         return answers[0] if isinstance(objects, ObjectPrompt) else answers

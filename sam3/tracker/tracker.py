@@ -6,7 +6,7 @@ batch; nothing at the size of the picture is kept. Paper: "tracker" of Fig. 3, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -147,7 +147,7 @@ class Tracker(nn.Module):
         fine, middle, coarse = pyramid
         return FrameFeatures(self.mask_decoder.fine_conv(fine), self.mask_decoder.middle_conv(middle), coarse)
 
-    def prepare_from(self, pyramid: Sequence[nn.Module], trunk: Tensor) -> FrameFeatures:
+    def prepare_from(self, pyramid: Iterable[nn.Module], trunk: Tensor) -> FrameFeatures:
         """What `prepare` makes of the pyramid over the trunk's maps (B, width, h, w), for a fraction of the work."""
         fine, middle, coarse = list(pyramid)[:3]
         decoder = self.mask_decoder

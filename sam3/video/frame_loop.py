@@ -7,7 +7,7 @@ object; the searches have lived on, and the tracker remembers. Paper: section on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -119,17 +119,14 @@ class FrameLoop:
     def encode(self, frame: int, pixels: NDArray[np.uint8], *, with_detector: bool = True) -> EncodedFrame:
         """Features of a frame (H,W,3) uint8 RGB, from one pass through the image encoder, unless the tracker has a
         context of its own and the detector is wanted too."""
-        model, tracker = self._model, self._model.require_tracker()
+        model, encoder, context = self._model, self._model.image_encoder, self._tracker_context
         values = to_pixel_values(pixels, self._image_size)[None].to(model.device, model.dtype)
-        if self._tracker_context is None:
-            features = model.image_encoder(values, with_tracker=True)
-            own = features.tracker_pyramid
-        else:
-            features = model.image_encoder(values) if with_detector else None
-            with self._tracker_context():
-                own = model.image_encoder(values, with_tracker=True).tracker_pyramid
-        detector = None if features is None else ImageFeatures(features.pyramid)
-        return EncodedFrame(frame, detector, tracker.prepare(own))
+        with nullcontext() if context is None else context():
+            trunk = encoder.trunk(values)
+            tracked = model.tracker_features(trunk)
+        if not with_detector:
+            return EncodedFrame(frame, None, tracked)
+        return EncodedFrame(frame, encoder.features(trunk) if context is None else encoder(values), tracked)
 
     def step(
         self, encoded: EncodedFrame, searches: Sequence[Search], shown_ids: Collection[int], play: Play

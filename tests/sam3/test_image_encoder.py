@@ -19,7 +19,7 @@ from sam3.model import Sam3
 def test_input_sizes_that_are_multiples_of_the_patch(ready: Sam3, grid: int) -> None:
     """Window and position grid are 4 here: smaller, equal, a multiple and no multiple of both."""
     features = ready.image_encoder(torch.rand(2, 3, 14 * grid, 14 * grid) * 2 - 1)
-    assert features.grid == (grid, grid) and features.tracker_pyramid is None
+    assert features.grid == (grid, grid)
     assert [tuple(level.shape) for level in features.pyramid] == [(2, 32, n * grid, n * grid) for n in (4, 2, 1)]
     assert all(level.isfinite().all() and level.std() > 0.01 for level in features.pyramid)
 
@@ -131,28 +131,6 @@ def test_pyramid_levels_are_two_and_four_times_the_grid() -> None:
         high = torch.tensor([rows.max(), columns.max()]) + 1
         place = torch.tensor([2.0, 3.0]) * scale
         assert (low == place.floor() - 1).all() and (high == (place + scale).ceil() + 1).all()
-
-
-@torch.no_grad()
-def test_tracker_pyramid(working_model: Callable[..., Sam3]) -> None:
-    model = working_model(image={"has_tracker_pyramid": True})
-    pixels = torch.rand(2, 3, 56, 56) * 2 - 1
-    plain, both = model.image_encoder(pixels), model.image_encoder(pixels, with_tracker=True)
-    assert plain.tracker_pyramid is None and both.tracker_pyramid is not None
-    trunk = model.image_encoder.trunk(pixels)
-    for index, (ours, theirs, expected) in enumerate(
-        zip(both.pyramid, both.tracker_pyramid, plain.pyramid, strict=True)
-    ):
-        assert torch.equal(ours, expected) and ours.shape == theirs.shape and not torch.equal(ours, theirs)
-        assert model.image_encoder.tracker_pyramid is not None
-        assert torch.equal(theirs, model.image_encoder.tracker_pyramid[index](trunk))
-    second = both[1].tracker_pyramid
-    assert second is not None and torch.equal(second[2], both.tracker_pyramid[2][1:])
-
-
-def test_a_model_without_tracker_pyramid_says_so(ready: Sam3) -> None:
-    with pytest.raises(ValueError, match="built without a tracker pyramid"):
-        ready.image_encoder(torch.zeros(1, 3, 28, 28), with_tracker=True)
 
 
 def test_layers_are_dropped_more_often_the_deeper_they_lie(working_model: Callable[..., Sam3]) -> None:

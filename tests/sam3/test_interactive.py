@@ -60,12 +60,11 @@ def test_pixels_reach_the_tracker_as_parts_of_the_picture(predictor: ImagePredic
     prompt = ObjectPrompt([CLICK, Click(80, 5, is_positive=False)], box_xyxy_px=[9, 10, 45, 45])
     answer = predictor.segment(prompt)
     pixels = to_pixel_values(painted(), 112)[None]
-    pyramid = clickable.image_encoder(pixels, with_tracker=True).tracker_pyramid
-    assert pyramid is not None
+    features = clickable.tracker_features(clickable.image_encoder.trunk(pixels))
     tracker = clickable.require_tracker()
     points = torch.tensor([[[0.1, 0.2], [0.5, 0.9], [0.3, 0.4], [80 / 90, 0.1]]])
     hints = Hints(points, torch.tensor([[2, 3, 1, 0]]))
-    expected = tracker.segment(tracker.prepare(pyramid), hints, is_ambiguous=False)
+    expected = tracker.segment(features, hints, is_ambiguous=False)
     assert len(answer) == 1
     np.testing.assert_allclose(answer.mask_logits, expected.mask_logits[0], atol=1e-4)
     filled = fill_holes(expected.mask_logits[0], 3, 10.0)  # 256 cells of 288 x 288 are 3 of 32 x 32
@@ -139,7 +138,7 @@ def test_an_emptied_mask_has_an_empty_box(predictor: ImagePredictor) -> None:
 
 def test_features_are_shared_with_phrases(clickable: Sam3) -> None:
     calls: list[Any] = []
-    handle = clickable.image_encoder.register_forward_hook(lambda *call: calls.append(call))
+    handle = clickable.image_encoder.patch_embed.register_forward_hook(lambda *call: calls.append(call))
     predictor = ImagePredictor(clickable)
     predictor.set_image(painted())
     predictor.predict("cat")

@@ -194,9 +194,12 @@ def test_video_folder(transformers_sam3: types.ModuleType, oracle: Callable[[str
     with torch.no_grad():
         tokens = detector.vision_encoder(pixel_values).last_hidden_state
         expected, _ = video.tracker_neck(tokens.view(1, 10, 10, -1).permute(0, 3, 1, 2))
-        features = model.image_encoder(pixel_values, with_tracker=True)
-    assert features.tracker_pyramid is not None
-    for level, reference, detector_level in zip(features.tracker_pyramid, expected, features.pyramid, strict=False):
+        trunk, pyramid = model.image_encoder.trunk(pixel_values), model.image_encoder.tracker_pyramid
+        assert pyramid is not None
+        levels = [level(trunk) for level in pyramid]
+    for level, reference, detector_level in zip(
+        levels, expected, model.image_encoder.features(trunk).pyramid, strict=False
+    ):
         torch.testing.assert_close(level, reference, rtol=0, atol=1e-5)
         assert not torch.equal(level, detector_level)
 

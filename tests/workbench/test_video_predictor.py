@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam3.checkpoint import load_sam3
 from sam3.model import Sam3
@@ -28,19 +28,20 @@ def watched(model: Sam3) -> Iterator[tuple[list[Tensor], list[int]]]:
     seen: list[Tensor] = []
     passes: list[int] = []
     tracker = model.require_tracker()
-    prepare = tracker.prepare
+    prepare = tracker.prepare_from
 
-    def recording(pyramid: tuple[Tensor, ...]) -> object:
-        seen.extend(level.clone() for level in pyramid)
-        return prepare(pyramid)
+    def recording(pyramid: Sequence[nn.Module], trunk: Tensor) -> object:
+        features = prepare(pyramid, trunk)
+        seen.extend((features.fine, features.middle, features.coarse))
+        return features
 
     hook = model.image_encoder.patch_embed.register_forward_hook(lambda *_: passes.append(1))
-    tracker.prepare = recording  # type: ignore[method-assign, assignment]
+    tracker.prepare_from = recording  # type: ignore[method-assign, assignment]
     try:
         yield seen, passes
     finally:
         hook.remove()
-        del tracker.prepare
+        del tracker.prepare_from
 
 
 def played(predictor: VideoPredictor, phrases: tuple[str, ...] = ("red circle", "star")) -> tuple[list[Tensor], int]:

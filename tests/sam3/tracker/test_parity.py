@@ -46,9 +46,7 @@ class Pair:
         return self.ours.require_tracker()
 
     def features(self, frame: int) -> FrameFeatures:
-        pyramid = self.ours.image_encoder(self.frames[frame][None], with_tracker=True).tracker_pyramid
-        assert pyramid is not None
-        return self.tracker.prepare(pyramid)
+        return self.ours.tracker_features(self.ours.image_encoder.trunk(self.frames[frame][None]))
 
 
 @torch.no_grad()

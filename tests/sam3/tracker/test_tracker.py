@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sam3.config import TrackerConfig, TransformerConfig
+from sam3.image_encoder import PyramidLevel
 from sam3.tracker.memory_bank import MemoryBank
 from sam3.tracker.prompt_encoder import Hints
 from sam3.tracker.tracker import FrameFeatures, Tracker
@@ -161,3 +162,13 @@ def test_refusals(tracker: Tracker) -> None:
         Hints(torch.zeros(1, 1, 2), torch.zeros(1, 1), torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match="memory_width 12 does not divide the width 32"):
         Tracker(replace(CONFIG, memory_width=12), WIDTH, 14)
+
+
+@torch.no_grad()
+def test_features_made_at_once_are_those_of_the_pyramid(tracker: Tracker) -> None:
+    """Folding the last two convolutions of a level into one changes nothing."""
+    levels = [PyramidLevel(scale, 40, WIDTH) for scale in (4.0, 2.0, 1.0)]
+    trunk = torch.randn(2, 40, 5, 5)
+    at_once, expected = tracker.prepare_from(levels, trunk), tracker.prepare([level(trunk) for level in levels])
+    for name in ("fine", "middle", "coarse"):
+        torch.testing.assert_close(getattr(at_once, name), getattr(expected, name), rtol=0, atol=1e-5)

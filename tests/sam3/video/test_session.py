@@ -525,7 +525,7 @@ def test_the_masks_of_a_step_are_those_of_the_tracker_called_by_hand(clickable):
     with torch.inference_mode():
         for number, frame in enumerate(noise(12)):
             pixels = to_pixel_values(frame, clickable.config.image_encoder.image_size)[None]
-            features = tracker.prepare(clickable.image_encoder(pixels, with_tracker=True).tracker_pyramid)
+            features = clickable.tracker_features(clickable.image_encoder.trunk(pixels))
             if number == 0:
                 output = tracker.adopt(features, torch.as_tensor(boxes_as_prompts(1)[0].mask)[None])
                 bank.store(0, output.memory)
