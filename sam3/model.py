@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Sam3(nn.Module):
         *,
         text: TextFeatures | None = None,
         with_masks: bool = True,
-        mask_pairs: Tensor | None = None,
+        mask_pairs: Tensor | Callable[[Tensor], Tensor] | None = None,
         one_to_many: bool = False,
         probe_boxes_cxcywh: Tensor | None = None,
     ) -> DetectorOutput:

@@ -173,7 +173,11 @@ class ImagePredictor:
             part = asked[start : start + self.pairs_at_once]
             rows = sorted({row for row, _ in part})
             scaled = [[p.on_input(self._sizes[row], self.image_size) for r, p in part if r == row] for row in rows]
-            output = self.model.detect(self._features[torch.tensor(rows, device=self.model.device)], scaled)
+            output = self.model.detect(
+                self._features[torch.tensor(rows, device=self.model.device)],
+                scaled,
+                mask_pairs=lambda scores: (scores > threshold).any(1).nonzero().squeeze(1),
+            )
             for pair, (row, prompt) in enumerate(part):
                 answers[row].append(self._prediction(output, pair, prompt, self._sizes[row], threshold))
         return answers

@@ -5,6 +5,7 @@ In: image features, text features and exemplars. Out: `DetectorOutput`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,6 +40,11 @@ class LayerOutput:
     pred_boxes_cxcywh: Tensor
     presence_logits: Tensor
     mask_vectors: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """(P, Q) final scores in 0..1: match probability times presence probability."""
+        return self.pred_logits.float().sigmoid() * self.presence_logits.float().sigmoid()[:, None]
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,7 @@ class DetectorOutput:
 
     @property
     def scores(self) -> Tensor:
-        """(P, Q) final scores in 0..1: match probability times presence probability."""
-        return self.pred_logits.float().sigmoid() * self.presence_logits.float().sigmoid()[:, None]
+        return self.layers[-1].scores
 
     @property
     def pred_masks(self) -> Tensor:
@@ -171,7 +176,7 @@ class Detector(nn.Module):
         exemplars: Exemplars,
         *,
         with_masks: bool = True,
-        mask_pairs: Tensor | None = None,
+        mask_pairs: Tensor | Callable[[Tensor], Tensor] | None = None,
         one_to_many: bool = False,
         probe_boxes_cxcywh: Tensor | None = None,
     ) -> DetectorOutput:
@@ -181,7 +186,8 @@ class Detector(nn.Module):
             features: of B pictures. image_index: (P,) the picture of each prompt.
             text: features of P phrases. exemplars: of P prompts.
             with_masks: False skips the mask head.
-            mask_pairs: only these prompts get mask features (training; default all).
+            mask_pairs: only these prompts get mask features, or those that a function chooses by the scores (P, Q);
+                default all.
             one_to_many, probe_boxes_cxcywh: see `Decoder.forward`.
         """
         exemplar_tokens, exemplar_valid = self.exemplar_encoder(exemplars, features.pyramid[-1], image_index)
@@ -189,9 +195,9 @@ class Detector(nn.Module):
         is_valid = torch.cat([text.is_valid, exemplar_valid], dim=1)
         prompt_mask = is_valid[:, None, None]
         grid = features.grid
-        image = features.pyramid[-1].flatten(2).transpose(1, 2)[image_index]  # (P, hw, C)
-        positions = sine_position_map(*grid, image.shape[-1], image.device).to(image.dtype)
-        image = self.fusion_encoder(image, positions, prompt, prompt_mask)
+        tokens = features.pyramid[-1].flatten(2).transpose(1, 2)  # (B, hw, C)
+        positions = sine_position_map(*grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
+        image = self.fusion_encoder(tokens, image_index, positions, prompt, prompt_mask)
         decoded = self.decoder(
             image,
             positions,
@@ -201,18 +207,21 @@ class Detector(nn.Module):
             one_to_many=one_to_many,
             probe_boxes_cxcywh=probe_boxes_cxcywh,
         )
-        pairs = torch.arange(len(image_index), device=image.device) if mask_pairs is None else mask_pairs
-        mask_features = None
-        if with_masks:
-            mask_features = self.mask_head(
-                features.pyramid, image_index[pairs], image[pairs], prompt[pairs], prompt_mask[pairs]
-            )
         kept = decoded if self.training else decoded[-1:]
         outputs = [self._predict(layer, prompt, is_valid, with_masks and layer is decoded[-1]) for layer in kept]
         num_queries = self.config.num_queries
         groups = [num_queries] * (2 if one_to_many else 1)
         num_probes = outputs[0].pred_logits.shape[1] - sum(groups)
         sections = [_split(layer, [*groups, num_probes]) for layer in outputs]
+        if callable(mask_pairs):
+            pairs = mask_pairs(sections[-1][0].scores)
+        else:
+            pairs = torch.arange(len(image_index), device=image.device) if mask_pairs is None else mask_pairs
+        mask_features = None
+        if with_masks:
+            mask_features = self.mask_head(
+                features.pyramid, image_index[pairs], image[pairs], prompt[pairs], prompt_mask[pairs]
+            )
         return DetectorOutput(
             layers=tuple(s[0] for s in sections),
             image_index=image_index,

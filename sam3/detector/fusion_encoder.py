@@ -1,7 +1,7 @@
 """The fusion encoder: image tokens look at the prompt.
 
-In: image tokens (P, hw, C) and prompt tokens. Out: image tokens that know what is searched. Paper: "multimodal encoder"
-box of Fig. 2.
+In: image tokens (B, hw, C) of B pictures and tokens of P prompts. Out: image tokens (P, hw, C) that know what is
+searched. Paper: "multimodal encoder" box of Fig. 2.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ class FusionLayer(nn.Module):
         self.fc2 = nn.Linear(config.mlp_width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor, image_index: Tensor | None = None
+    ) -> Tensor:
+        """Image tokens (P, hw, C) after this layer; with `image_index` x holds pictures, which see themselves once."""
         h = self.norm1(x)
         x = x + self.dropout(self.self_attention(h + positions, h + positions, h))
+        x = x if image_index is None else x[image_index]
         x = x + self.dropout(self.prompt_attention(self.norm2(x), prompt, prompt, mask=prompt_mask))
         return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x))))))
 
@@ -44,16 +48,20 @@ class FusionEncoder(nn.Module):
             for _ in range(config.fusion_encoder.num_layers)
         )
 
-    def forward(self, image: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+    def forward(
+        self, image: Tensor, image_index: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor
+    ) -> Tensor:
         """Fuses P prompts into their pictures.
 
         Args:
-            image: (P, hw, C). positions: (1, hw, C).
+            image: (B, hw, C). image_index: (P,) the picture of each prompt. positions: (1, hw, C).
             prompt: (P, S, C). prompt_mask: (P, 1, 1, S), True where a prompt token is real.
 
         Returns:
             (P, hw, C).
         """
-        for layer in self.layers:
-            image = layer(image, positions, prompt, prompt_mask)
-        return image
+        first, *others = self.layers
+        x = first(image, positions, prompt, prompt_mask, image_index)
+        for layer in others:
+            x = layer(x, positions, prompt, prompt_mask)
+        return x

@@ -236,11 +236,17 @@ class FrameLoop:
             return [None] * len(searches)
         if encoded.detector is None:
             raise ValueError(f"frame {encoded.frame} was encoded for the tracker alone; encode it with_detector")
-        output = self._model.detect(encoded.detector, [asked], text=self._text(tuple(one.text for one in asked)))
+        limit = self._config.min_detection_score
+        output = self._model.detect(
+            encoded.detector,
+            [asked],
+            text=self._text(tuple(one.text for one in asked)),
+            mask_pairs=lambda scores: (scores > limit).any(1).nonzero().squeeze(1),
+        )
         found = []
         for pair in range(len(asked)):
             scores = output.scores[pair]
-            sure = (scores > self._config.min_detection_score).nonzero().squeeze(1)
+            sure = (scores > limit).nonzero().squeeze(1)
             masks = output.masks_of(torch.full_like(sure, pair), sure).float()
             detections = keep_detections(Detections(scores[sure], masks), self._config)
             found.append(Found(detections, float(output.presence_logits[pair].float().sigmoid())))
