@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sam3.boxes import cxcywh_to_xyxy
 from sam3.detector.detector import DetectorOutput
+from sam3.detector.text_encoder import TextFeatures
 from sam3.image_encoder import ImageFeatures, to_pixel_values
 from sam3.interactive import Segmentation, segment_objects
 from sam3.model import Sam3
@@ -86,6 +87,7 @@ class ImagePredictor:
         score_threshold: candidates must score higher than this, 0..1.
         image_size: side of the model's input; a multiple of the patch size. Default: what the model was trained at.
         pairs_at_once: prompts answered in one pass; bounds the memory.
+        keeps_text: encode each phrase only once, for many pictures; the model's weights must not change meanwhile.
 
     Example:
         >>> from sam3 import load_sam3
@@ -102,12 +104,15 @@ class ImagePredictor:
         *,
         image_size: int | None = None,
         pairs_at_once: int = 16,
+        keeps_text: bool = False,
     ):
         self.model = model.eval()
+        self.keeps_text = keeps_text
         self.score_threshold = _checked(score_threshold)
         self.image_size = image_size or model.config.image_encoder.image_size
         self.pairs_at_once = pairs_at_once
         self._features: ImageFeatures | None = None
+        self._texts: tuple[list[str], TextFeatures | None] = ([], None)
         self._trunk: Tensor | None = None
         self._frames: FrameFeatures | None = None  # for clicks, made when the first comes
         self._sizes: list[tuple[int, int]] = []
@@ -176,11 +181,21 @@ class ImagePredictor:
             output = self.model.detect(
                 self._features[torch.tensor(rows, device=self.model.device)],
                 scaled,
+                text=self._text([prompt.text for group in scaled for prompt in group]) if self.keeps_text else None,
                 mask_pairs=lambda scores: (scores > threshold).any(1).nonzero().squeeze(1),
             )
             for pair, (row, prompt) in enumerate(part):
                 answers[row].append(self._prediction(output, pair, prompt, self._sizes[row], threshold))
         return answers
+
+    def _text(self, phrases: list[str]) -> TextFeatures:
+        """Features of the phrases in order; only new ones are encoded, with those that are known."""
+        known, features = self._texts
+        if features is None or not set(phrases) <= set(known):
+            known = list(dict.fromkeys((*known, *phrases)))
+            features = self.model.encode_text(known)
+            self._texts = known, features
+        return features[torch.tensor([known.index(phrase) for phrase in phrases], device=self.model.device)]
 
     @overload
     def segment(self, objects: ObjectPrompt, *, is_ambiguous: bool | None = None) -> Segmentation: ...

@@ -1,5 +1,5 @@
-"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, track, compare-video,
-export, pretrain, pretrain-tracker.
+"""The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, label, track,
+compare-video, export, merge, pretrain, pretrain-tracker.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold, load_model
-from workbench.data_commands import export_labels, import_labels
+from workbench.data_commands import export_labels, import_labels, label
 from workbench.model_commands import merge_adapter
 from workbench.pretrain_commands import pretrain, pretrain_tracker
 from workbench.study_commands import calibrate, plans, sweep
@@ -278,7 +278,7 @@ def compare(
     typer.echo(f"Written to {out}")
 
 
-for command in (plans, sweep, calibrate, track, pretrain, pretrain_tracker):
+for command in (plans, sweep, calibrate, track, label, pretrain, pretrain_tracker):
     app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))

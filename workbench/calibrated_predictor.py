@@ -65,11 +65,18 @@ class CalibratedPredictor:
         )
 
 
-def predictor_for(adapter: Adapter, score_threshold: float = 0.5) -> ImagePredictor | CalibratedPredictor:
+def predictor_for(
+    adapter: Adapter, score_threshold: float = 0.5, *, keeps_text: bool = False
+) -> ImagePredictor | CalibratedPredictor:
     """The predictor an adapter is meant to be used with: calibrated when a calibration came with it.
+
+    Args:
+        adapter: in its model.
+        score_threshold, keeps_text: see `ImagePredictor`.
 
     Raises:
         ValueError: the calibration that came with it is damaged.
     """
-    predictor, found = ImagePredictor(adapter.model, score_threshold), adapter.facts.get("calibration")
+    predictor = ImagePredictor(adapter.model, score_threshold, keeps_text=keeps_text)
+    found = adapter.facts.get("calibration")
     return predictor if found is None else CalibratedPredictor(predictor, Calibration.from_dict(found))

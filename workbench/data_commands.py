@@ -1,4 +1,4 @@
-"""The commands `workbench import` and `workbench export`; `__main__.py` adds them to the command line."""
+"""The commands `workbench import`, `export` and `label`; `__main__.py` adds them to the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.command_options import Debug
+from workbench.command_options import AdapterFolder, Debug, Device, Model, Threshold, load_model
 
 if TYPE_CHECKING:
     from workbench.examples import ExampleSet
@@ -107,6 +107,65 @@ def import_labels(
         _show(examples)
         typer.echo(f"Written to {file}, pictures in {pictures}")
     typer.echo(str(done.report))
+
+
+def label(
+    folder: Annotated[Path, typer.Argument(help="Pictures; those in subfolders count.")],
+    phrase: Annotated[list[str], typer.Option(help="What to look for; can be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder for labels.json; what is there is gone on with.")],
+    model: Model = "tiny",
+    adapter: AdapterFolder = None,
+    score_threshold: Threshold = 0.5,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Also write yolo, saco or parquet, with the pictures, into a folder of that name."),
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Pictures that are written together.")] = 100,
+    part: Annotated[
+        str, typer.Option(help="For several machines and one folder: 2/4 does the second quarter.")
+    ] = "1/1",
+    workers: Annotated[int | None, typer.Option(min=1, help="Pictures worked on at the same time.")] = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Label a folder of pictures with a model.
+
+    Writes a COCO file with a score per object. These are a model's answers, to be looked through before anybody learns
+    from them. A job that is stopped goes on where it stopped when the same command is given again.
+
+    \b
+    Examples:
+      workbench label photos --phrase "red circle" --phrase star --out runs/labels
+      workbench label trays --phrase coin --adapter runs/coins/adapter --out runs/trays --to yolo
+    """
+    from workbench.bulk import BulkConfig, label_folder
+    from workbench.transfer import EXPORT_FORMS
+    from workbench.transfer import export_labels as send_out
+
+    if to is not None and to not in EXPORT_FORMS:
+        raise ValueError(f"--to received {to!r}; expected one of {', '.join(EXPORT_FORMS)}")
+    numbers = part.split("/")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"--part received {part!r}; expected two numbers such as 2/4")
+    config = BulkConfig(tuple(phrase), score_threshold, shard_size, (int(numbers[0]), int(numbers[1])))
+    loaded, handle = load_model(model, adapter, device)
+    name = model if handle is None else f"{model} + {adapter}"
+    done = label_folder(handle or loaded, folder, out, config, model_name=name, workers=workers)
+    pace = f" ({done.num_new / done.seconds:.1f} a second)" if done.num_new else ""
+    typer.echo(
+        f"{done.num_new} pictures labelled by {name}{pace}; in all {done.num_pictures}, {done.num_objects} objects"
+    )
+    for file, why in done.unreadable[:10]:
+        typer.echo(f"Left out: {file}: {why}", err=True)
+    if len(done.unreadable) > 10:
+        typer.echo(f"and {len(done.unreadable) - 10} more", err=True)
+    if done.labels is None:
+        typer.echo(f"{done.missing_shards} shards of other parts are missing; the last part to end writes labels.json")
+        return
+    typer.echo(f"Labels: {done.labels}")
+    if to is not None:
+        send_out(done.labels, out / to, to, "coco", images=folder)
+        typer.echo(f"As {to}: {out / to}")
 
 
 def export_labels(

@@ -69,20 +69,24 @@ def to_coco(file_name: str, answers: Sequence[Prediction]) -> dict[str, Any]:
         "annotations": [],
     }
     for category, answer in enumerate(answers, start=1):
-        for box, mask, score in zip(answer.boxes_xyxy_px.tolist(), answer.masks, answer.scores.tolist(), strict=True):
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": 1,
-                    "category_id": category,
-                    "score": round(score, 4),
-                    "bbox": [round(value, 2) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
-                    "area": int(mask.sum()),
-                    "iscrowd": 0,
-                    "segmentation": rle_of(mask),
-                }
-            )
+        for found in objects_of(answer):
+            number = len(content["annotations"]) + 1
+            content["annotations"].append({"id": number, "image_id": 1, "category_id": category, **found})
     return content
+
+
+def objects_of(answer: Prediction) -> list[dict[str, Any]]:
+    """The objects of an answer, best first, in COCO's words: score, bbox (x, y, width, height), area, segmentation."""
+    return [
+        {
+            "score": round(score, 4),
+            "bbox": [round(value, 2) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+            "area": int(mask.sum()),
+            "iscrowd": 0,
+            "segmentation": rle_of(mask),
+        }
+        for box, mask, score in zip(answer.boxes_xyxy_px.tolist(), answer.masks, answer.scores.tolist(), strict=True)
+    ]
 
 
 def _name(answer: Prediction) -> str:
