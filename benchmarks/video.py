@@ -8,7 +8,7 @@ before this one), decide, encode what to remember, and enlarge the masks to the 
 time, as from a camera, and no result is held back. Times are medians from frame 32 on, growth is counted
 from there; before, the memory fills up.
 
-Random weights find nothing, so a hook on each detector sets its scores: the first N queries pass with 0.6, which is
+Random weights find nothing, so hooks in each detector set its scores: the first N queries pass with 0.6, which is
 enough to start a masklet while nothing is followed and too little afterwards. Nothing else is replaced; the masks of
 those queries are what both sides follow. The tracker's object score is biased, so that the objects count as visible.
 
@@ -156,16 +156,11 @@ class Side:
 def ours(video: Video) -> Side:
     model = load_sam3(video.folder)
 
-    def scored(_: Any, __: Any, output: Any) -> Any:
-        layer = output.layers[-1]
-        forced = replace(
-            layer,
-            pred_logits=forced_logits(layer.pred_logits, video.num_objects),
-            presence_logits=torch.full_like(layer.presence_logits, 30.0),
-        )
-        return replace(output, layers=(*output.layers[:-1], forced))
+    def present(_: Any, __: Any, layers: Any) -> Any:
+        return [replace(layer, presence_logits=torch.full_like(layer.presence_logits, 30.0)) for layer in layers]
 
-    model.detector.register_forward_hook(scored)
+    model.detector.decoder.register_forward_hook(present)
+    model.detector.scoring.register_forward_hook(lambda _, __, logits: forced_logits(logits, video.num_objects))
     session = VideoPredictor(model, VideoConfig(hotstart_frames=0, nms_iou=1.0)).open(video.frames())
 
     def play() -> Iterator[int]:
