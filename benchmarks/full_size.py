@@ -15,6 +15,8 @@ import os
 import resource
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ class Result:
         view_mb: kept features of one view.
         seconds_per_view: to compute them.
         seconds_per_step: with kept features.
+        cpu_seconds_per_view, cpu_seconds_per_step: the same of this process alone, whatever else the machine did.
         peak_gb: the most memory the process held.
     """
 
@@ -56,6 +59,8 @@ class Result:
     view_mb: float
     seconds_per_view: float
     seconds_per_step: float
+    cpu_seconds_per_view: float
+    cpu_seconds_per_step: float
     peak_gb: float
 
 
@@ -94,23 +99,39 @@ def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrase
         checkpoint_every=10_000,
         cache_gb=max(4.0, pictures * 0.12),
     )
-    ends: list[float] = []
+    ends = [(time.perf_counter(), time.process_time())]
     with tempfile.TemporaryDirectory() as out:
         finetune(
-            model, adapter, examples, out, config, progress=False, on_step=lambda line: ends.append(line["seconds"])
+            model,
+            adapter,
+            examples,
+            out,
+            config,
+            progress=False,
+            on_step=lambda _: ends.append((time.perf_counter(), time.process_time())),
         )
-    took = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
-    per_step = mean(took[num_first:])
+    (per_view, per_step), (cpu_per_view, cpu_per_step) = (
+        parts(clock, num_first, pictures) for clock in zip(*ends, strict=True)
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Result(
         plan=plan,
         parameters=sum(p.numel() for p in model.parameters()) - adapter.num_trainable,
         trainable=adapter.num_trainable,
         view_mb=bytes_per_view(model) / 1e6,
-        seconds_per_view=max(sum(took[:num_first]) - num_first * per_step, 0.0) / pictures,
+        seconds_per_view=per_view,
         seconds_per_step=per_step,
+        cpu_seconds_per_view=cpu_per_view,
+        cpu_seconds_per_step=cpu_per_step,
         peak_gb=peak / 1e9,
     )
+
+
+def parts(ends: Sequence[float], num_first: int, pictures: int) -> tuple[float, float]:
+    """What keeping the features of a picture took, and a step, from when each step ended; the first steps did both."""
+    took = [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    per_step = mean(took[num_first:])
+    return max(sum(took[:num_first]) - num_first * per_step, 0.0) / pictures, per_step
 
 
 def main(
@@ -132,7 +153,7 @@ def main(
     threads, rows = torch.get_num_threads(), []
     typer.echo(f"{size}, float32, {threads} threads, {pictures} pictures, {images} per step, {phrases} phrases each")
     typer.echo(
-        f"{'plan':<10}{'trained':>11}{'MB/view':>9}{'s/view':>8}{'s/step':>8}{'GB':>7}"
+        f"{'plan':<10}{'trained':>11}{'MB/view':>9}{'s/view':>8}{'s/step':>8}{'CPU s':>8}{'GB':>7}"
         f"   {job.pictures} pictures, {job.views} views, {job.steps} steps"
     )
     for name in plan:
@@ -143,7 +164,8 @@ def main(
         rows.append({**asdict(result), "whole": whole, "load": load})
         typer.echo(
             f"{name:<10}{result.trainable:>11,}{result.view_mb:>9.1f}{result.seconds_per_view:>8.2f}"
-            f"{result.seconds_per_step:>8.2f}{result.peak_gb:>7.2f}   {whole['minutes']:.0f} min, {whole['gb']:.1f} GB"
+            f"{result.seconds_per_step:>8.2f}{result.cpu_seconds_per_step:>8.2f}{result.peak_gb:>7.2f}"
+            f"   {whole['minutes']:.0f} min, {whole['gb']:.1f} GB"
         )
     if out is not None:
         content = {"size": size, "threads": threads, "pictures": pictures, "job": asdict(job), "plans": rows}
