@@ -26,6 +26,7 @@ MINE = "my labelled pictures"
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _EMPTY = "**No training yet.** Label pictures first (tab *Label*), or choose a recipe; then press **Start**."
 _POINTS = 300  # of the curve that are drawn
+_OPEN_SETTINGS = ("train.", "plan.", "guard.", "negatives.", "seed", "hold_out", "score_threshold")
 
 
 def build(desk: Desk) -> None:
@@ -36,9 +37,7 @@ def build(desk: Desk) -> None:
             source = gr.Dropdown([MINE, *names], value=MINE, label="Learn from")
             name = gr.Textbox("mine", label="Name of the run", max_lines=1)
             with gr.Row():
-                plan = gr.Dropdown(
-                    [(f"{key}: {kind.summary}", key) for key, kind in PLANS.items()], value="decoder", label="Plan"
-                )
+                plan = gr.Dropdown(list(PLANS), value="decoder", label="Plan", info=PLANS["decoder"].summary)
             steps = gr.Slider(5, desk.limits.steps, 200, step=5, label="Steps")
             measured = gr.Slider(
                 1, 20, 4, step=1, label="Pictures kept back to measure on", info="Of yours; never learnt."
@@ -49,14 +48,21 @@ def build(desk: Desk) -> None:
                 info="The model learns to refuse them. What it claims wrongly today teaches most:",
             )
             suggest = gr.Button("Suggest some", size="sm")
+            with gr.Accordion("More settings", open=False):
+                more = gr.Textbox(
+                    label="As in a recipe, one per line",
+                    placeholder="train.rate=0.001\nplan.rank=4\nhold_out=2",
+                    lines=3,
+                    info=f"Names begin with {', '.join(_OPEN_SETTINGS)}.",
+                )
         with gr.Column(scale=3, min_width=320):
             with gr.Row():
-                cost = gr.Button("What does it cost?", min_width=120)
+                cost = gr.Button("Cost?", min_width=80)
                 start = gr.Button("Start", variant="primary", min_width=100)
                 stop = gr.Button("Stop", interactive=False, min_width=80)
                 resume = gr.Button("Resume", interactive=False, min_width=90)
             note = gr.Markdown(visible=True, elem_classes="sw-hint")
-            run = Choice([], label="Run", info="The one that is shown below.")
+            run = Choice([], label="Run that is shown")
             status = gr.HTML(f"<p>{_plain(_EMPTY)}</p>", elem_classes="sw-status")
             curve = gr.LinePlot(
                 _frame(None),
@@ -86,7 +92,8 @@ def build(desk: Desk) -> None:
         aside = list(dict.fromkeys(one.phrase for one in mined.set_aside))[:4]
         doubt = f" Left out, because they may be other names of your objects: {', '.join(aside)}." if aside else ""
         return ", ".join([*phrases_in(text), *kept]), (
-            f"{loan.label} wrongly found {', '.join(kept)}. **Look through them**: what is in any picture must go.{doubt}"
+            f"{loan.label} wrongly found {', '.join(kept)}. **Look through them**: what is in any picture must go."
+            f"{doubt}"
         )
 
     @spoken
@@ -116,9 +123,10 @@ def build(desk: Desk) -> None:
         num_steps: float,
         kept_back: float,
         text: str,
+        more_settings: str,
     ) -> tuple[Any, ...]:
         """Begins a training in the background."""
-        workspace = desk.of(user)
+        workspace, overrides = desk.of(user), _settings_in(more_settings)
         current = workspace.job()
         if current is not None and current.snapshot.is_running:
             raise ValueError("a training of yours runs already; wait for it, or stop it first.")
@@ -126,11 +134,16 @@ def build(desk: Desk) -> None:
         weights = desk.shelf.weights_of(base)
         with workspace.lock:
             out = workspace.free_run(run_name or source_name)
+            out.mkdir()
             choices = {"steps": min(int(num_steps), desk.limits.steps), "plan": plan_name, "absent": phrases_in(text)}
             if source_name == MINE:
                 recipe = _own_recipe(workspace, out, weights, int(kept_back), **choices)
             else:
                 recipe = _named_recipe(source_name, weights, **choices)
+            save_recipe(recipe, out / "job.yaml")
+            recipe = load_recipe(out / "job.yaml", overrides)
+            if recipe.train.steps > desk.limits.steps:
+                raise ValueError(f"{recipe.train.steps} steps were asked for; {desk.limits.steps} are allowed.")
             save_recipe(recipe, out / "job.yaml")
             job = TrainingJob(recipe, out, desk.shelf.device)
             workspace.keep_job(job)
@@ -157,7 +170,7 @@ def build(desk: Desk) -> None:
         job.start()
         return look(user, run_name, "")
 
-    def look(user: str, run_name: str | None, before: str) -> tuple[Any, ...]:
+    def look(user: str, run_name: str | None, before: str | None) -> tuple[Any, ...]:
         """What the run looks like now; nothing where nothing has changed since `before`."""
         workspace = desk.of(user)
         names = workspace.run_names()
@@ -198,17 +211,17 @@ def build(desk: Desk) -> None:
             "error": shot.error,
         }
 
-    def tick(user: str, run_name: str | None, before: str, count: float) -> tuple[Any, ...]:
+    def tick(user: str, run_name: str | None, before: str | None, count: float) -> tuple[Any, ...]:
         """Every second; tells the other tabs when a run has ended."""
         if not user:
             return (*[gr.skip()] * 6, gr.skip())
-        was_running = " True " in before
+        was_running = " True " in (before or "")
         result = look(user, run_name, before)
-        has_ended = was_running and " False " in result[0]
+        has_ended = was_running and " False " in (result[0] or "")
         return (*result, count + 1 if has_ended else gr.skip())
 
     shown = [seen, run, status, curve, stop, resume]
-    settings = [desk.user, desk.model, source, name, plan, steps, measured, absent]
+    settings = [desk.user, desk.model, source, name, plan, steps, measured, absent, more]
     light: dict[str, Any] = {"show_progress": "hidden", **LIGHT_QUEUE}
     suggest.click(
         suggested,
@@ -240,6 +253,7 @@ def build(desk: Desk) -> None:
         api_visibility="private",
         **light,
     )
+    plan.change(lambda key: gr.update(info=PLANS[key].summary), plan, plan, api_visibility="private", **light)
     gr.api(told, api_name="adapt_status", **LIGHT_QUEUE)
 
 
@@ -261,7 +275,8 @@ def in_html(shot: JobSnapshot) -> str:
         "finished": "Finished. The tab <b>Compare</b> shows before and after.",
     }.get(shot.phase, f"{shot.phase.capitalize()}…")
     return (
-        f"<p><b>{_escaped(shot.out.name)}</b>: {words}</p><div class='sw-bar'><div style='width:{share:.0f}%'></div></div>"
+        f"<p><b>{_escaped(shot.out.name)}</b>: {words}</p>"
+        f"<div class='sw-bar'><div style='width:{share:.0f}%'></div></div>"
         f"<p>step {shot.step} of {shot.steps}{left}</p>"
     )
 
@@ -329,6 +344,17 @@ def _named_recipe(name: str, weights: str, *, steps: int, plan: str, absent: lis
     changes = [f"train.steps={steps}", f"plan.name={plan}", f"model={weights}"]
     recipe = load_recipe(_recipe_file(name), changes)
     return recipe.model_copy(update={"absent_phrases": (*recipe.absent_phrases, *absent)}) if absent else recipe
+
+
+def _settings_in(text: str | None) -> list[str]:
+    """Settings of a recipe that a visitor may choose; none that names a file."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    for line in lines:
+        if not line.startswith(_OPEN_SETTINGS):
+            raise ValueError(
+                f"received the setting {line!r}; expected names that begin with {', '.join(_OPEN_SETTINGS)}"
+            )
+    return lines
 
 
 def _recipe_file(name: str) -> Path:

@@ -1,4 +1,5 @@
-"""One answer of a model about one picture, kept so that the score can be moved and results exported without asking again."""
+"""One answer of a model about one picture, kept so that its score can be moved and results be exported without asking
+again."""
 
 from __future__ import annotations
 

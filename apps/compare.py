@@ -1,4 +1,4 @@
-"""The tab *Compare*: a finished run before and after, picture by picture and in numbers, and what can be taken along."""
+"""The tab *Compare*: a finished run before and after, picture by picture and in numbers, and what it leaves to keep."""
 
 from __future__ import annotations
 

@@ -22,6 +22,10 @@ from workbench.formats import examples_to_coco
 from workbench.formats.sources import read_labels
 
 EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "data" / "coins"
+_CONFIRM = """(user, version) => {
+  if (!confirm("Delete all your pictures and marks here?")) throw new Error("kept");
+  return [user, version];
+}"""
 _EMPTY = (
     "**No pictures yet.** Bring about ten of your own with *Add pictures* (files, or a zip, with a COCO file inside if "
     "there are labels already), or take the example. Then write a phrase and draw a box around each object."
@@ -32,9 +36,7 @@ def build(desk: Desk) -> None:
     """Fills the tab."""
     with gr.Row():
         upload = gr.UploadButton("Add pictures", file_count="multiple", variant="primary", size="sm", min_width=140)
-        example = gr.Button("Take the example (coins)", size="sm", visible=EXAMPLE_FOLDER.is_dir(), min_width=140)
-        phrases = gr.Textbox(placeholder="coin, key", show_label=False, container=False, min_width=160, scale=2)
-        add = gr.Button("Add phrases", size="sm", min_width=120)
+        example = gr.Button("Example: coins", size="sm", visible=EXAMPLE_FOLDER.is_dir(), min_width=140)
         download = gr.DownloadButton("Download labels", size="sm", min_width=140)
         empty = gr.Button("Remove all", size="sm", variant="stop", min_width=110)
     status = gr.Markdown(_EMPTY, elem_classes="sw-status")
@@ -44,9 +46,13 @@ def build(desk: Desk) -> None:
     def draw(user: str, model: str) -> None:
         session = desk.of(user).session() if user else None
         if session is not None:
+
+            def ask(choice: str, event: gr.EventData) -> Annotation:
+                return asked(user, choice, session, event._data)
+
             annotator = Annotator(session, serves_files=False)
             annotator.ask(
-                lambda choice, event: asked(user, choice, session, event._data),
+                ask,
                 [desk.model],
                 annotator,
                 show_progress="hidden",
@@ -83,8 +89,8 @@ def build(desk: Desk) -> None:
         return summary(workspace), count + 1
 
     @spoken
-    def name(user: str, text: str, count: float) -> tuple[str, str, float]:
-        """Adds phrases to look for."""
+    def name(user: str, text: str) -> str:
+        """Adds phrases to look for, given with commas."""
         workspace, found = desk.of(user), desk.phrases(text)
         session = workspace.session()
         if session is None:
@@ -92,7 +98,7 @@ def build(desk: Desk) -> None:
         if not found:
             raise ValueError("no phrase was given; expected short noun phrases such as `coin, key`.")
         session.annotation = session.annotation.with_phrases(found)
-        return summary(workspace), "", count + 1
+        return summary(workspace)
 
     @spoken
     def marks(user: str) -> dict[str, Any]:
@@ -142,14 +148,6 @@ def build(desk: Desk) -> None:
     desk.arrived.change(arrive, [desk.user, version], [status, version], api_visibility="private", **light)
     upload.upload(bring, [desk.user, upload, version], [status, version], api_name="label_upload", **LIGHT_QUEUE)
     example.click(take_example, [desk.user, version], [status, version], api_name="label_example", **light)
-    gr.on(
-        [add.click, phrases.submit],
-        name,
-        [desk.user, phrases, version],
-        [status, phrases, version],
-        api_name="label_phrases",
-        **light,
-    )
     download.click(labels, desk.user, download, api_name="label_download", **light)
     empty.click(
         remove,
@@ -157,8 +155,9 @@ def build(desk: Desk) -> None:
         [status, version],
         api_name="label_remove",
         **light,
-        js="(user, version) => { if (!confirm('Delete all your pictures and marks here?')) throw new Error('kept'); return [user, version]; }",
+        js=_CONFIRM,
     )
+    gr.api(name, api_name="label_phrases", **LIGHT_QUEUE)
     gr.api(marks, api_name="label_marks", **LIGHT_QUEUE)
     gr.api(set_marks, api_name="label_set", **LIGHT_QUEUE)
     gr.api(propose, api_name="label_propose", **MODEL_QUEUE)
@@ -174,13 +173,14 @@ def summary(workspace: Workspace) -> str:
     objects = sum(concept.num_objects for _, concept in examples.pairs())
     text = f"**{len(known)} of {len(examples)} pictures** are labelled, with {objects} objects. "
     if not examples.phrases:
-        return text + "Write what to look for (*Add phrases*), then draw a box around each object."
+        return text + "Write what to look for under *add a phrase*, then draw a box around each object."
     if len(known) < 3:
         return text + (
             "In each picture, mark every object of a phrase and tick *All are marked*, or say that it is absent. Only "
             "such answers are learnt."
         )
-    return text + "This is enough to try *Adapt*; ten are better. Pictures without the object teach it to say no."
+    enough = "That is enough for *Adapt*." if len(known) >= 10 else "That is enough to try *Adapt*; ten are better."
+    return f"{text}{enough} Pictures without the object teach it to say no."
 
 
 def _brought(workspace: Workspace, files: list[Path], scratch: Path) -> str:

@@ -23,8 +23,8 @@ from workbench.calibrated_predictor import CalibratedPredictor, predictor_for
 from workbench.video_predictor import video_predictor_for
 
 TINY_IN_WORDS = (
-    "**tiny** knows rendered shapes and colours (“red circle”, “star”), not photographs. It is here so that everything "
-    "runs without download. On your own pictures it becomes useful after learning from about ten of them."
+    "**tiny** knows rendered shapes and colours (“red circle”, “star”), not photographs. It needs no download, and "
+    "becomes useful on your pictures after learning from about ten of them."
 )
 
 

@@ -12,7 +12,7 @@ from apps.limits import Limits
 from apps.models import Shelf
 from apps.refusals import spoken
 from apps.state import Workspaces, is_code, new_code
-from apps.theme import CSS, theme, gr
+from apps.theme import CSS, gr, theme
 
 _TABS = (("Segment", segment), ("Label", label), ("Adapt", adapt), ("Compare", compare), ("Video", video))
 _CACHE_SECONDS = (3600, 86400)  # how often Gradio's own copies are looked through, and their age when deleted
@@ -47,10 +47,18 @@ def build_app(
                 "# SAM 3 Workbench\nTeach SAM 3 your pictures, and see in numbers whether it worked.",
                 elem_classes="sw-title",
             )
-            model = Choice(shelf.choices(), value=shelf.choices()[0], label="Which model answers", min_width=240)
+            model = Choice(
+                shelf.choices(),
+                value=shelf.choices()[0],
+                label="Which model answers",
+                min_width=240,
+                elem_classes="sw-models",
+            )
         banner = gr.Markdown(shelf.in_words(shelf.choices()[0]), elem_classes="sw-banner")
         desk = Desk(workspaces, shelf, limits, user, model, arrived)
-        with gr.Tabs():
+        waiting = gr.Markdown("One moment…")
+        # Nothing can be pressed before the visitor is known.
+        with gr.Column(visible=False) as room, gr.Tabs():
             for title, tab in _TABS:
                 with gr.Tab(title, id=title.lower()):
                     tab.build(desk)
@@ -61,7 +69,7 @@ def build_app(
             """The visitor's code, a new one at the first visit."""
             code = code if is_code(code) else new_code()
             workspaces.of(code)
-            return code, code, count + 1
+            return code, code, count + 1, gr.update(visible=True), gr.update(visible=False)
 
         @spoken
         def listed(code: str, choice: str) -> Any:
@@ -69,7 +77,13 @@ def build_app(
             choices = shelf.choices(workspaces.of(code))
             return gr.update(choices=choices, value=chosen(choices, choice))
 
-        blocks.load(enter, [kept, arrived], [kept, user, arrived], api_visibility="private", show_progress="hidden")
+        blocks.load(
+            enter,
+            [kept, arrived],
+            [kept, user, arrived, room, waiting],
+            api_visibility="private",
+            show_progress="hidden",
+        )
         arrived.change(listed, [user, model], model, api_name="models", show_progress="hidden", **LIGHT_QUEUE)
         model.change(shelf.in_words, model, banner, api_visibility="private", show_progress="hidden", **LIGHT_QUEUE)
     blocks.queue(max_size=limits.waiting, default_concurrency_limit=4)

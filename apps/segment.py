@@ -26,10 +26,7 @@ class PictureInput(gr.Image):
     """A picture that is brought in; what is none is refused in words."""
 
     is_template = True
-
-    def __init__(self, limits: Limits, **options: Any):
-        super().__init__(type="filepath", image_mode=None, **options)
-        self.limits = limits
+    limits = Limits()  # the page sets its own
 
     def preprocess(self, payload: Any) -> Any:
         if payload is None or not payload.path:
@@ -46,14 +43,15 @@ def build(desk: Desk) -> None:
     corner = gr.State(None)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = PictureInput(desk.limits, label="Picture", height=260, sources=["upload", "clipboard", "webcam"])
-            phrases = gr.Textbox(label="Find", placeholder="red circle, star", info="Short noun phrases, with commas.")
-            score = gr.Slider(
-                FLOOR, 0.95, 0.5, step=0.05, label="Score of at least", info="Filters; the model is not asked again."
+            picture = PictureInput(label="Picture", height=230, sources=["upload", "clipboard", "webcam"])
+            picture.limits = desk.limits
+            phrases = gr.Textbox(
+                label="Find (short noun phrases, with commas)", placeholder="red circle, star", lines=1, max_lines=1
             )
             with gr.Row():
                 find = gr.Button("Find", variant="primary")
-                example = gr.Button("Try an example picture")
+                example = gr.Button("Try an example")
+            score = gr.Slider(FLOOR, 0.95, 0.5, step=0.05, label="Score of at least (filters only)")
             with gr.Accordion("Show by example", open=False):
                 gr.Markdown(
                     "Choose what a click means, then click in the result. A box takes two corners.",
@@ -68,7 +66,7 @@ def build(desk: Desk) -> None:
             result = gr.Image(
                 label="Result",
                 interactive=False,
-                height=480,
+                height=430,
                 elem_classes="sw-clickable",
                 buttons=["download", "fullscreen"],
             )
@@ -83,7 +81,7 @@ def build(desk: Desk) -> None:
         """What the chosen model finds in a picture."""
         workspace = desk.of(user)
         if path is None:
-            raise ValueError("there is no picture yet: choose one, or press `Try an example picture`.")
+            raise ValueError("there is no picture yet: choose one, or press `Try an example`.")
         pixels, exemplars = read_picture(path), exemplars_in(shown_examples)
         prompts = prompts_of(desk.phrases(text), exemplars, (pixels.shape[0], pixels.shape[1]))
         with desk.shelf.lent(model, workspace) as loan:

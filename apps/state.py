@@ -1,4 +1,4 @@
-"""What each visitor has: a folder with pictures, marks and runs, and the job that trains. Nothing is shared between them.
+"""What each visitor has: a folder with pictures, marks and runs, and the job that trains. Visitors share nothing.
 
 A visitor is known by a code that the browser keeps; whoever has the code has the folder, so it is long and random.
 Folders that nobody used for some days are deleted.

@@ -49,13 +49,17 @@ CSS = """
 .sw-title h1 { font-size: 22px; margin: 0; }
 .sw-title p { margin: 2px 0 0; color: #5b6672; }
 .sw-banner { background: #fff8e6; border: 1px solid #e9d9a8; border-radius: 8px; padding: 8px 12px; }
-.sw-banner p { margin: 0; font-size: 14px; }
+.sw-banner { padding: 5px 12px !important; }
+.sw-banner p { margin: 0; font-size: 13.5px; line-height: 1.4; }
+.sw-banner .sw-banner, .sw-status .sw-status { border: 0; background: none; padding: 0; min-height: 0; }
 .sw-hint, .sw-hint p { color: #4a5561; font-size: 14px; }
 .sw-status { background: #fff; border: 1px solid #d7dde3; border-radius: 8px; padding: 8px 12px; min-height: 42px; }
 .sw-status p { margin: 0 0 4px; }
 .sw-bar { height: 10px; border-radius: 5px; background: #e3e8ed; overflow: hidden; margin: 4px 0 2px; }
 .sw-bar div { height: 100%; background: #0b5cad; }
-.sw-clickable img { cursor: crosshair; }
+.sw-clickable img { cursor: crosshair; width: 100% !important; height: 100% !important; }
+.sw-clickable img { object-fit: contain !important; }
+.sw-models { padding: 6px 12px !important; }
 footer { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container { padding: 6px !important; }

@@ -23,9 +23,10 @@ from workbench.video_clips import rendered_clips
 from workbench.video_overlay import write_mp4, write_overlay
 from workbench.video_sides import Side, player_data, with_same_numbers
 
+_PROGRESS = gr.Progress()  # Gradio knows by its type that the handler wants to tell how far it is
 _EMPTY = (
-    "Choose a clip and write what to follow, then press **Follow**. A rendered example shows what the tiny model can do. "
-    "With an adapted model above, before and after are played over the same clip."
+    "Choose a clip and write what to follow, then press **Follow**. A rendered example shows what the tiny model "
+    "can do. With an adapted model above, before and after are played over the same clip."
 )
 
 
@@ -54,7 +55,7 @@ def build(desk: Desk) -> None:
         text: str,
         most: float,
         is_both: bool,
-        progress: gr.Progress = gr.Progress(),
+        progress: gr.Progress = _PROGRESS,
     ) -> Any:
         """What moves in a clip: data for the player, and who answered."""
         workspace = desk.of(user)
