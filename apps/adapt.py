@@ -13,6 +13,7 @@ from apps.refusals import spoken
 from apps.state import Workspace
 from workbench.adapters import PLANS, Plan
 from workbench.costs import estimate
+from workbench.domains.phrases import COLOURS, KINDS
 from workbench.examples import ExampleSet
 from workbench.finetune import FinetuneConfig
 from workbench.formats import examples_to_coco
@@ -25,6 +26,8 @@ from workbench.training_job import JobSnapshot, TrainingJob, training_turn
 MINE = "my labelled pictures"
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _EMPTY = "**No training yet.** Label pictures first (tab *Label*), or choose a recipe; then press **Start**."
+_LOOKED_AT = 4  # pictures in which the model is asked for more phrases; it keeps others waiting meanwhile
+_TRIED = (*KINDS, *(f"{colour} object" for colour in COLOURS))
 _POINTS = 300  # of the curve that are drawn
 _OPEN_SETTINGS = ("train.", "plan.", "guard.", "negatives.", "seed", "hold_out", "score_threshold")
 
@@ -84,7 +87,7 @@ def build(desk: Desk) -> None:
         workspace = desk.of(user)
         examples = _learnt_from(workspace, source_name)
         with desk.shelf.lent(model, workspace) as loan:
-            mined = mine(loan.model, examples[:10] if len(examples) > 10 else examples, progress=False)  # type: ignore[arg-type]
+            mined = mine(loan.model, examples[:_LOOKED_AT], _TRIED, progress=False)
         alarms = list(dict.fromkeys(one.phrase for one in mined.false_alarms))
         kept = [phrase for phrase in alarms if phrase not in phrases_in(text)][:6]
         if not kept:
@@ -148,7 +151,7 @@ def build(desk: Desk) -> None:
             job = TrainingJob(recipe, out, desk.shelf.device)
             workspace.keep_job(job)
             job.start()
-        return out.name, *look(user, out.name, "")
+        return look(user, out.name, "")
 
     @spoken
     def stopped(user: str, run_name: str) -> tuple[Any, ...]:
@@ -177,14 +180,14 @@ def build(desk: Desk) -> None:
         run_name = run_name if run_name in names else None
         job = workspace.job(run_name)
         if job is None:
-            return before, gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), before, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         shot, now = job.snapshot, ""
         now = f"{shot.out.name} {shot.phase} {shot.step} {shot.is_running} {len(names)}"
         if now == before:
-            return before, gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), before, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         return (
-            now,
             gr.update(choices=names, value=shot.out.name),
+            now,
             in_html(shot),
             _frame(shot),
             gr.update(interactive=shot.is_running and shot.phase != "stopping"),
@@ -217,10 +220,10 @@ def build(desk: Desk) -> None:
             return (*[gr.skip()] * 6, gr.skip())
         was_running = " True " in (before or "")
         result = look(user, run_name, before)
-        has_ended = was_running and " False " in (result[0] or "")
+        has_ended = was_running and " False " in (result[1] or "")
         return (*result, count + 1 if has_ended else gr.skip())
 
-    shown = [seen, run, status, curve, stop, resume]
+    shown = [run, seen, status, curve, stop, resume]
     settings = [desk.user, desk.model, source, name, plan, steps, measured, absent, more]
     light: dict[str, Any] = {"show_progress": "hidden", **LIGHT_QUEUE}
     suggest.click(
@@ -239,7 +242,7 @@ def build(desk: Desk) -> None:
         show_progress_on=note,
         **MODEL_QUEUE,
     )
-    start.click(started, settings, [run, *shown], api_name="adapt_start", **light)
+    start.click(started, settings, shown, api_name="adapt_start", **light)
     stop.click(stopped, [desk.user, run], shown, api_name="adapt_stop", **light)
     resume.click(resumed, [desk.user, run], shown, api_name="adapt_resume", **light)
     run.input(

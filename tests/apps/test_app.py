@@ -245,7 +245,7 @@ def test_before_a_training_its_negatives_and_its_cost_can_be_asked_for(learner):
 
 
 def test_a_training_is_stopped_resumed_and_compared_and_its_adapter_answers(learner, enter, scene, address):
-    run = start(learner, 40)
+    run = start(learner, 12)
     assert run == "münzen" and status(learner)["is_running"]
     assert "runs already" in learner.refused(
         "adapt_start", "tiny", "my labelled pictures", "b", "decoder", 5, 2, "", QUICK
@@ -253,13 +253,13 @@ def test_a_training_is_stopped_resumed_and_compared_and_its_adapter_answers(lear
     until(lambda: status(learner)["step"] >= 2)
     learner("adapt_stop", run)
     stopped = until(lambda: (shot := status(learner)) and not shot["is_running"] and shot)
-    assert stopped["phase"] == "stopped" and 2 <= stopped["step"] < 40, stopped
+    assert stopped["phase"] == "stopped" and 2 <= stopped["step"] < 12, stopped
     assert status(enter("somebody-else-0001"))["phase"] == "none"
     assert "not finished" in learner.refused("compare_report", run)
     later = enter(learner.code)  # another page of the same visitor
     later("adapt_resume", run)
     done = until(lambda: (shot := status(later, run)) and not shot["is_running"] and shot)
-    assert done["is_finished"] and done["error"] is None and len(done["losses"]) == 40
+    assert done["is_finished"] and done["error"] is None and len(done["losses"]) == 12
 
     pairs, words, sides, verdict, table = later("compare_show", run)
     assert "tiny" in words and "münzen" in words and "2 pictures" in words
