@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phone", action="store_true", help="390x844 in place of 1280x800")
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--settings", default="guard.scenes=8 guard.replay=8", help="of the training, with blanks")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
@@ -35,12 +36,12 @@ def main() -> None:
         page = browser.new_page(viewport=size)  # type: ignore[arg-type]
         page.set_default_timeout(_WAIT_MS)
         page.goto(url)
-        visit(page, options.out, options.steps)
+        visit(page, options.out, options.steps, options.settings.replace(" ", "\n"))
         browser.close()
         blocks.close()
 
 
-def visit(page: Any, out: Path, steps: int) -> None:
+def visit(page: Any, out: Path, steps: int, settings: str) -> None:
     """Every tab, with results."""
 
     def press(name: str) -> None:
@@ -68,8 +69,10 @@ def visit(page: Any, out: Path, steps: int) -> None:
     keep("label")
     tab("Adapt")
     page.get_by_label("number input for Steps").fill(str(steps))
+    page.locator("button.label-wrap", has_text="More settings").click()
+    page.get_by_label("As in a recipe, one per line").fill(settings)
     press("Start")
-    page.get_by_text("step 25 of").wait_for()
+    page.wait_for_function("Number(/step (\\d+) of/.exec(document.body.innerText)?.[1]) >= 8")
     keep("adapt")
     page.get_by_text("Finished.").wait_for()
     tab("Compare")
