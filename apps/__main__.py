@@ -12,8 +12,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: w
 def main() -> None:
     """Reads the options, starts the server, and stays until it is stopped."""
     options = _options()
-    from apps.page import build_app, launch
-
+    try:
+        from apps.page import build_app, launch
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}; the app needs its extra: pip install sam3-workbench[apps]") from error
+    if options.host not in ("127.0.0.1", "localhost") and not options.auth:
+        print("Everybody who reaches this machine can use the page; --auth USER:PASSWORD asks for a password.")
     blocks = build_app(options.data, options.model or ("tiny",), keep_days=options.keep_days, device=options.device)
     auth = tuple(options.auth.split(":", 1)) if options.auth else None
     url = launch(

@@ -15,7 +15,7 @@ from apps.refusals import spoken
 from apps.state import Workspace
 from workbench.annotation import Annotation
 from workbench.annotation_answers import answer_request
-from workbench.annotation_labels import annotation_of
+from workbench.annotation_labels import annotation_of, examples_of
 from workbench.annotation_session import AnnotationSession, Request
 from workbench.examples import ExampleSet
 from workbench.formats import examples_to_coco
@@ -51,6 +51,15 @@ def build(desk: Desk) -> None:
                 return asked(user, choice, session, event._data)
 
             annotator = Annotator(session, serves_files=False)
+            annotator.change(
+                lambda marks: in_words(examples_of(marks, session.images)),
+                annotator,
+                status,
+                show_progress="hidden",
+                api_visibility="private",
+                trigger_mode="always_last",
+                **LIGHT_QUEUE,
+            )
             annotator.ask(
                 ask,
                 [desk.model],
@@ -166,9 +175,11 @@ def build(desk: Desk) -> None:
 def summary(workspace: Workspace) -> str:
     """How far the labelling is, and what is next."""
     session = workspace.session()
-    if session is None:
-        return _EMPTY
-    examples = session.examples()
+    return _EMPTY if session is None else in_words(session.examples())
+
+
+def in_words(examples: ExampleSet) -> str:
+    """How far the labelling of these pictures is, and what is next."""
     known = {example.image_id for example, _ in examples.pairs()}
     objects = sum(concept.num_objects for _, concept in examples.pairs())
     text = f"**{len(known)} of {len(examples)} pictures** are labelled, with {objects} objects. "
