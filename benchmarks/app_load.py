@@ -31,6 +31,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Of the training; it must outlast the requests.")] = 1000,
 ) -> None:
     """Measure the app under load."""
+    load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         blocks = build_app(Path(folder) / "visitors")
         url = launch(blocks, prevent_thread_lock=True)
@@ -50,6 +51,7 @@ def main(
     result = {
         "visitors": visitors,
         "cpus": os.cpu_count(),
+        "load before": load,
         "model": "tiny",
         "no training": alone,
         "one training": {**beside, "steps meanwhile": shot["step"] - first, "still running": shot["is_running"]},

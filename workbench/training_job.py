@@ -74,7 +74,8 @@ class TrainingJob:
         ValueError: the recipe cannot be read.
 
     Example:
-        >>> job = TrainingJob("recipes/coins.yaml", "runs/example")
+        >>> learn, test = ({"rendered": "shapes", "pictures": 12, "seed": seed} for seed in (0, 1))
+        >>> job = TrainingJob(Recipe(name="shapes", learn=learn, test=test), "runs/example")
         >>> job.snapshot.phase, job.snapshot.steps, job.snapshot.is_running
         ('not started', 200, False)
     """

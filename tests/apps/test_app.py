@@ -214,11 +214,11 @@ def start(visitor: Visitor, steps: int, more: str = QUICK, source: str = "my lab
 
 
 @pytest.fixture(scope="module")
-def learner(enter) -> Visitor:
+def learner(enter, repo_root) -> Visitor:
     """A visitor with labelled pictures of coins."""
     made = enter("learner-0001")
-    files = [handle_file(str(path)) for path in sorted(Path("data/coins/images").glob("train_0[1-5].png"))]
-    content = json.loads(Path("data/coins/train.json").read_text("utf-8"))
+    files = [handle_file(str(path)) for path in sorted((repo_root / "data/coins/images").glob("train_0[1-5].png"))]
+    content = json.loads((repo_root / "data/coins/train.json").read_text("utf-8"))
     names = {"train_01.png", "train_02.png", "train_03.png", "train_04.png", "train_05.png"}
     assert "0 of 5" in made("label_upload", files, 0)[0]
     marks = made("label_marks")
