@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pandas as pd
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Choice, Desk, phrases_in
 from apps.refusals import spoken
 from apps.state import Workspace
-from workbench.adapters import PLANS, Plan
+from workbench.adapters import PLANS, Plan, PlanName
 from workbench.costs import estimate
 from workbench.domains.phrases import COLOURS, KINDS
 from workbench.examples import ExampleSet
@@ -30,6 +32,15 @@ _LOOKED_AT = 4  # pictures in which the model is asked for more phrases; it keep
 _TRIED = (*KINDS, *(f"{colour} object" for colour in COLOURS))
 _POINTS = 300  # of the curve that are drawn
 _OPEN_SETTINGS = ("train.", "plan.", "guard.", "negatives.", "seed", "hold_out", "score_threshold")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the visitor chose for a training."""
+
+    steps: int
+    plan: str
+    absent: tuple[str, ...]
 
 
 def build(desk: Desk) -> None:
@@ -78,7 +89,7 @@ def build(desk: Desk) -> None:
                 y_title="loss; cgF1 of 100",
                 color_map={"loss": "#0b5cad", "held-out cgF1": "#d55e00"},
             )
-    timer = gr.Timer(1.0)
+    timer = gr.Timer(1.5)
     seen = gr.Textbox(visible=False)
 
     @spoken
@@ -100,7 +111,7 @@ def build(desk: Desk) -> None:
         )
 
     @spoken
-    def costs(user: str, model: str, source_name: str, plan_name: str, num_steps: float) -> str:
+    def costs(user: str, model: str, source_name: str, plan_name: PlanName, num_steps: float) -> str:
         """What a training would take, from trial steps."""
         workspace = desk.of(user)
         examples = _learnt_from(workspace, source_name)
@@ -138,16 +149,16 @@ def build(desk: Desk) -> None:
         with workspace.lock:
             out = workspace.free_run(run_name or source_name)
             out.mkdir()
-            choices = {"steps": min(int(num_steps), desk.limits.steps), "plan": plan_name, "absent": phrases_in(text)}
-            if source_name == MINE:
-                recipe = _own_recipe(workspace, out, weights, int(kept_back), **choices)
-            else:
-                recipe = _named_recipe(source_name, weights, **choices)
-            save_recipe(recipe, out / "job.yaml")
-            recipe = load_recipe(out / "job.yaml", overrides)
-            if recipe.train.steps > desk.limits.steps:
-                raise ValueError(f"{recipe.train.steps} steps were asked for; {desk.limits.steps} are allowed.")
-            save_recipe(recipe, out / "job.yaml")
+            try:
+                wanted = _Wanted(min(int(num_steps), desk.limits.steps), plan_name, tuple(phrases_in(text)))
+                if source_name == MINE:
+                    recipe = _own_recipe(workspace, out, weights, int(kept_back), wanted)
+                else:
+                    recipe = _named_recipe(source_name, weights, wanted)
+                recipe = _with_settings(recipe, out / "job.yaml", overrides, desk.limits.steps)
+            except ValueError:
+                shutil.rmtree(out)
+                raise
             job = TrainingJob(recipe, out, desk.shelf.device)
             workspace.keep_job(job)
             job.start()
@@ -312,9 +323,7 @@ def _labelled(workspace: Workspace) -> ExampleSet:
     return examples.subset(known, "mine")
 
 
-def _own_recipe(
-    workspace: Workspace, out: Path, weights: str, kept_back: int, *, steps: int, plan: str, absent: list[str]
-) -> Recipe:
+def _own_recipe(workspace: Workspace, out: Path, weights: str, kept_back: int, wanted: _Wanted) -> Recipe:
     """A recipe for the visitor's pictures; copies of them lie in the run's folder, so that later changes do no harm."""
     examples = _labelled(workspace)
     kept_back = min(kept_back, len(examples) - 1)
@@ -333,20 +342,35 @@ def _own_recipe(
     return Recipe(
         name=out.name,
         model=weights,
-        absent_phrases=tuple(absent),
+        absent_phrases=wanted.absent,
         shots=len(learn),
         exhaustive=False,
-        plan=Plan(plan),  # type: ignore[arg-type]
-        train=FinetuneConfig(steps=steps),
+        plan=Plan(wanted.plan),  # type: ignore[arg-type]
+        train=FinetuneConfig(steps=wanted.steps),
         guard=GuardConfig(max_cgf1_loss=0.15, max_refusal_loss=0.1),
-        **sources,
+        learn=sources["learn"],
+        test=sources["test"],
     )
 
 
-def _named_recipe(name: str, weights: str, *, steps: int, plan: str, absent: list[str]) -> Recipe:
-    changes = [f"train.steps={steps}", f"plan.name={plan}", f"model={weights}"]
+def _named_recipe(name: str, weights: str, wanted: _Wanted) -> Recipe:
+    changes = [f"train.steps={wanted.steps}", f"plan.name={wanted.plan}", f"model={weights}"]
     recipe = load_recipe(_recipe_file(name), changes)
-    return recipe.model_copy(update={"absent_phrases": (*recipe.absent_phrases, *absent)}) if absent else recipe
+    return (
+        recipe.model_copy(update={"absent_phrases": (*recipe.absent_phrases, *wanted.absent)})
+        if wanted.absent
+        else recipe
+    )
+
+
+def _with_settings(recipe: Recipe, path: Path, overrides: list[str], most_steps: int) -> Recipe:
+    """The recipe with further settings, written to a file from which the job can be found again."""
+    save_recipe(recipe, path)
+    recipe = load_recipe(path, overrides)
+    if recipe.train.steps > most_steps:
+        raise ValueError(f"{recipe.train.steps} steps were asked for; {most_steps} are allowed.")
+    save_recipe(recipe, path)
+    return recipe
 
 
 def _settings_in(text: str | None) -> list[str]:
@@ -377,7 +401,8 @@ def _frame(shot: JobSnapshot | None) -> pd.DataFrame:
     every = max(1, len(losses) // _POINTS)
     rows = [(step, loss, "loss") for step, loss in losses[::every]]
     rows += [(step, 100 * score, "held-out cgF1") for step, score in scores]
-    return pd.DataFrame(rows, columns=["step", "value", "what"])
+    frame = pd.DataFrame(rows, columns=["step", "value", "what"])
+    return frame.astype({"step": float, "value": float, "what": str})  # an empty plot too must know its axes
 
 
 def _time(seconds: float) -> str:

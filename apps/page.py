@@ -87,19 +87,16 @@ def build_app(
         arrived.change(listed, [user, model], model, api_name="models", show_progress="hidden", **LIGHT_QUEUE)
         model.change(shelf.in_words, model, banner, api_visibility="private", show_progress="hidden", **LIGHT_QUEUE)
     blocks.queue(max_size=limits.waiting, default_concurrency_limit=4)
-    blocks.workspaces = workspaces
     return blocks
 
 
-def launch(blocks: gr.Blocks, **options: Any) -> str:
-    """Starts the server and gives its address; `options` are those of Gradio."""
-    workspaces: Workspaces = blocks.workspaces
-    limits = workspaces.limits
+def launch(blocks: gr.Blocks, limits: Limits | None = None, **options: Any) -> str:
+    """Starts the server and gives its address; `limits` are those of the page, `options` Gradio's."""
     settings: dict[str, Any] = {
         "server_name": "127.0.0.1",
         "theme": theme(),
         "css": CSS,
-        "max_file_size": f"{limits.file_mb}mb",
+        "max_file_size": f"{(limits or Limits()).file_mb}mb",
         "allowed_paths": [],
         "blocked_paths": [],
         "share": False,

@@ -70,7 +70,7 @@ def build(desk: Desk) -> None:
         plain = _shortened(checked_clip(path, desk.limits), place / "video.mp4", int(min(most, desk.limits.frames)))
         with desk.shelf.lent(model, workspace) as loan:
             loan.model.require_tracker()
-            sides = []
+            sides: list[Side] = []
             plays = _plays(loan, is_both)
             limit = desk.limits.clip_seconds / len(plays)
             for number, (title, predictor, context) in enumerate(plays):

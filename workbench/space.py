@@ -14,7 +14,7 @@ from sam3.files import write_folder_atomically, write_text
 
 _PACKAGES = ("sam3", "workbench", "apps")
 _EXTRAS = ("data/coins", "recipes/coins.yaml", "recipes/shapes.yaml", "LICENSE")  # where the source tree is at hand
-_SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
+_SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi")
 _README = """---
 title: {title}
 emoji: 🔬
