@@ -45,7 +45,8 @@ def theme() -> gr.themes.ThemeClass:
 
 
 CSS = """
-.gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 12px 16px !important; overflow-x: clip; }
+.gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 12px 16px !important; }
+.gradio-container { overflow-x: clip; }
 .sw-title h1 { font-size: 22px; margin: 0; }
 .sw-title p { margin: 2px 0 0; color: #5b6672; }
 .sw-banner { background: #fff8e6; border: 1px solid #e9d9a8; border-radius: 8px; padding: 8px 12px; }
