@@ -20,15 +20,12 @@ from workbench.recipe import load_recipe
 from workbench.record_metrics import LOWER_IS_BETTER
 from workbench.show import change_in_words, draw_answer, verdict_of, worth_seeing
 
-_METRICS = {
-    "cgF1": "cgF1: found, outlined and refused rightly",
-    "pmF1": "pmF1: outlines where the phrase is there",
-    "IL_MCC": "IL_MCC: is it there at all",
-    "IL_FPR": "IL_FPR: absent phrases claimed",
-    "box_cgF1": "cgF1 by boxes",
-    "AP": "AP: ranking of the scores",
-}
-_COLUMNS = ["metric", "before", "after", "change [95 % interval]"]
+_METRICS = ("cgF1", "pmF1", "IL_MCC", "IL_FPR", "box_cgF1", "AP")
+_METRICS_IN_WORDS = (
+    "cgF1: found, outlined and refused rightly. pmF1: outlines, where the phrase is there. IL_MCC: is it there at all. "
+    "IL_FPR: absent phrases claimed, lower is better. box_cgF1: cgF1 by boxes. AP: ranking of the scores."
+)
+_COLUMNS = ["metric", "before", "after", "change [95 %]"]
 _PAIRS = 40
 _EMPTY = "**No finished run yet.** Train one in the tab *Adapt*; before and after then stand here side by side."
 _KEY = "Blue: right. Orange-red, “false”: wrong. Yellow outline: missed. Drag the line: before is left, after is right."
@@ -45,7 +42,14 @@ def build(desk: Desk) -> None:
             slider = gr.ImageSlider(label="Before | after", height=440, max_height=480, interactive=False)
             verdict = gr.Markdown(_KEY, elem_classes="sw-hint")
         with gr.Column(scale=3, min_width=320):
-            table = gr.Dataframe(headers=_COLUMNS, label="In numbers (of 100)", interactive=False, wrap=True)
+            table = gr.Dataframe(
+                headers=_COLUMNS,
+                label="In numbers (of 100)",
+                interactive=False,
+                wrap=True,
+                column_widths=["24%", "17%", "17%", "42%"],
+            )
+            gr.Markdown(_METRICS_IN_WORDS, elem_classes="sw-hint")
             with gr.Row():
                 report = gr.DownloadButton("Report (HTML)", size="sm")
                 adapter = gr.DownloadButton("Adapter (zip)", size="sm")
@@ -165,9 +169,9 @@ def _drawn(loaded: _Loaded, key: str) -> tuple[Any, str]:
 
 def _rows(comparison: Comparison) -> list[list[str]]:
     rows = []
-    for name, title in _METRICS.items():
+    for name in _METRICS:
         delta = comparison.metrics[name]
-        label = f"{title} (lower is better)" if name in LOWER_IS_BETTER else title
+        label = f"{name} ↓" if name in LOWER_IS_BETTER else name
         rows.append([label, f"{100 * delta.before:.1f}", f"{100 * delta.after:.1f}", change_in_words(delta)])
     return rows
 
