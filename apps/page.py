@@ -42,7 +42,7 @@ def build_app(
         kept = gr.BrowserState(None, storage_key="sam3-workbench", secret="sam3-workbench-code")
         user = gr.Textbox(visible=False, label="user")
         arrived = gr.Number(0, visible=False, label="arrived")
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, elem_classes="sw-head"):
             gr.Markdown(
                 "# SAM 3 Workbench\nTeach SAM 3 your pictures, and see in numbers whether it worked.",
                 elem_classes="sw-title",

@@ -46,7 +46,6 @@ def theme() -> gr.themes.ThemeClass:
 
 CSS = """
 .gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 12px 16px !important; }
-.gradio-container { overflow-x: clip; }
 .sw-title h1 { font-size: 22px; margin: 0; }
 .sw-title p { margin: 2px 0 0; color: #5b6672; }
 .sw-banner { background: #fff8e6; border: 1px solid #e9d9a8; border-radius: 8px; padding: 8px 12px; }
@@ -63,7 +62,10 @@ CSS = """
 .sw-models { padding: 6px 12px !important; }
 footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 6px !important; }
+  .gradio-container { padding: 4px !important; }
+  .gradio-container .fillable { padding: 8px !important; }
+  .sw-head { flex-wrap: wrap !important; }
+  .sw-head > * { min-width: 100% !important; }
   .sw-title h1 { font-size: 19px; }
 }
 """
