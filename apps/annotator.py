@@ -36,15 +36,18 @@ class Annotator(gr.HTML):
     Args:
         session: pictures and marks. All visitors of the page share it.
         can_ask: whether something listens to `ask`; otherwise its buttons are left out.
+        serves_files: whether the picture files get addresses of their own, which is quicker; everybody who knows a
+            path can then read the file. Otherwise pictures travel only to this page.
     """
 
-    def __init__(self, session: AnnotationSession, *, can_ask: bool = True, **options: Any):
+    def __init__(self, session: AnnotationSession, *, can_ask: bool = True, serves_files: bool = True, **options: Any):
         files = {
             image_id: str(image.resolve())
             for image_id, image in session.images.items()
-            if isinstance(image, Path) and image.suffix.lower() in _SHOWN_BY_BROWSERS
+            if serves_files and isinstance(image, Path) and image.suffix.lower() in _SHOWN_BY_BROWSERS
         }
-        gr.set_static_paths(list(files.values()))
+        if files:
+            gr.set_static_paths(list(files.values()))
 
         def keep(value: Any) -> dict[str, Any]:
             try:

@@ -13,7 +13,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-PROGRAMS = {"costs": "--steps", "full_size": "--steps", "video": "--objects", "video_memory": "--frames"}
+PROGRAMS = {
+    "app_load": "--visitors",
+    "costs": "--steps",
+    "full_size": "--steps",
+    "video": "--objects",
+    "video_memory": "--frames",
+}
 
 
 def run(repo_root: Path, program: str, *arguments: object) -> str:

@@ -1,5 +1,5 @@
 """The command line: doctor, import, plans, adapt, sweep, calibrate, predict, evaluate, compare, label, track,
-compare-video, export, merge, pretrain, pretrain-tracker.
+compare-video, export, merge, pretrain, pretrain-tracker, app, space.
 
 Every command reads its arguments, makes one call and says what came out. Imports that take long wait until a command
 runs.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from workbench.app_commands import PASSED_ON, app_page, space
 from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold, load_model
 from workbench.data_commands import export_labels, import_labels, label
 from workbench.model_commands import merge_adapter
@@ -278,11 +279,12 @@ def compare(
     typer.echo(f"Written to {out}")
 
 
-for command in (plans, sweep, calibrate, track, label, pretrain, pretrain_tracker):
+for command in (plans, sweep, calibrate, track, label, pretrain, pretrain_tracker, space):
     app.command()(readable_errors(command))
 app.command("import")(readable_errors(import_labels))
 app.command("export")(readable_errors(export_labels))
 app.command("merge")(readable_errors(merge_adapter))
+app.command("app", context_settings=PASSED_ON)(readable_errors(app_page))
 app.command("compare-video")(readable_errors(compare_video))
 
 

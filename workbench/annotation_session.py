@@ -8,6 +8,7 @@ that a restarted kernel or a reloaded page goes on where the last one stopped. N
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,7 @@ class AnnotationSession:
             sizes = {image_id: shown_size(file) for image_id, file in zip(self.images, files, strict=True)}
             fresh = Annotation((), tuple(PictureMarks(image_id, *size) for image_id, size in sizes.items()))
         self.request: Request | None = None
+        self._changes = threading.RLock()  # a page sends marks while a model answers
         self._annotation = fresh.with_phrases(phrases)
         if self.path is not None and self.path.exists():
             self._annotation = _continued(load_annotation(self.path), self._annotation, self.path)
@@ -119,17 +121,18 @@ class AnnotationSession:
 
     @annotation.setter
     def annotation(self, annotation: Annotation) -> None:
-        _check_pictures(annotation, self._annotation)
-        # What Python sets is newer than what any page that is open has sent so far.
-        newest = {picture.image_id: picture.revision for picture in self._annotation.pictures}
-        pictures = [
-            picture
-            if picture == self._annotation.picture(picture.image_id)
-            else replace(picture, revision=newest[picture.image_id] + 1)
-            for picture in annotation.pictures
-        ]
-        self._annotation = replace(annotation, pictures=tuple(pictures))
-        self.save()
+        with self._changes:
+            _check_pictures(annotation, self._annotation)
+            # What Python sets is newer than what any page that is open has sent so far.
+            newest = {picture.image_id: picture.revision for picture in self._annotation.pictures}
+            pictures = [
+                picture
+                if picture == self._annotation.picture(picture.image_id)
+                else replace(picture, revision=newest[picture.image_id] + 1)
+                for picture in annotation.pictures
+            ]
+            self._annotation = replace(annotation, pictures=tuple(pictures))
+            self.save()
 
     def receive(self, value: Any) -> Annotation:
         """Takes the marks that an interface sent, merges them with what is newer here or on disk, and saves them.
@@ -140,14 +143,15 @@ class AnnotationSession:
             OSError: the file cannot be written.
         """
         received = Annotation.from_json(value)
-        _check_pictures(received, self._annotation)
-        current = self._annotation
-        if self.path is not None and self.path.exists():
-            current = merged(current, _continued(load_annotation(self.path), current, self.path))
-        self._annotation = merged(current, received)
-        self.save()
-        _check_taken(received, self._annotation)
-        return self._annotation
+        with self._changes:
+            _check_pictures(received, self._annotation)
+            current = self._annotation
+            if self.path is not None and self.path.exists():
+                current = merged(current, _continued(load_annotation(self.path), current, self.path))
+            self._annotation = merged(current, received)
+            self.save()
+            _check_taken(received, self._annotation)
+            return self._annotation
 
     def receive_request(self, value: Any) -> Request:
         """Takes a request that an interface sent.
@@ -163,8 +167,9 @@ class AnnotationSession:
 
     def propose(self, image_id: str, phrase: str, prediction: Prediction, of: int | None = None) -> None:
         """Offers a model's answer for judging; see `with_proposals`. Marks that a person makes meanwhile stay."""
-        self._annotation = with_proposals(self._annotation, image_id, phrase, prediction, of)
-        self.save()
+        with self._changes:
+            self._annotation = with_proposals(self._annotation, image_id, phrase, prediction, of)
+            self.save()
 
     def examples(self, name: str = "annotated") -> ExampleSet:
         """The labels that the marks amount to; see `examples_of`."""

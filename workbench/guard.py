@@ -7,6 +7,7 @@ with the base model's own right answers are replayed while the adapter learns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -104,12 +105,19 @@ def retention_set(num_scenes: int) -> ExampleSet:
 
 
 def measure_retention(
-    adapter: Adapter, examples: ExampleSet, config: GuardConfig, *, progress: bool = True
+    adapter: Adapter,
+    examples: ExampleSet,
+    config: GuardConfig,
+    *,
+    progress: bool = True,
+    on_picture: Callable[[], None] | None = None,
 ) -> Retention:
     """Asks the retention set of the model without and with the adapter."""
     with adapter.disabled():
-        before = evaluate(adapter.model, examples, model_name="without adapter", progress=progress)
-    after = evaluate(adapter.model, examples, model_name="with adapter", progress=progress)
+        before = evaluate(
+            adapter.model, examples, model_name="without adapter", progress=progress, on_picture=on_picture
+        )
+    after = evaluate(adapter.model, examples, model_name="with adapter", progress=progress, on_picture=on_picture)
     return retention(before, after, config)
 
 
@@ -127,7 +135,9 @@ def retention(before: Evaluation, after: Evaluation, config: GuardConfig) -> Ret
     )
 
 
-def replay_set(model: Sam3, num_scenes: int, *, progress: bool = True) -> ExampleSet:
+def replay_set(
+    model: Sam3, num_scenes: int, *, progress: bool = True, on_picture: Callable[[], None] | None = None
+) -> ExampleSet:
     """Rendered scenes labelled with what the model knew, to be asked for before an adapter learns anything.
 
     The labels are its own answers where they are right: something is there and most of it is found, or nothing is there
@@ -137,6 +147,8 @@ def replay_set(model: Sam3, num_scenes: int, *, progress: bool = True) -> Exampl
     predictor = ImagePredictor(model)
     examples = []
     for example in tqdm(asked, desc="answers to replay", unit="picture", disable=not progress):
+        if on_picture is not None:
+            on_picture()
         predictor.set_image(example.load_image())
         answers = predictor.predict([concept.phrase for concept in example.concepts])
         concepts = tuple(

@@ -289,16 +289,21 @@ def test_the_player_shows_each_frame_with_its_own_objects(
     page.goto(launched(blocks))
     page.wait_for_function("document.querySelector('.sw-screen video')?.readyState >= 2", timeout=60_000)
 
-    def shown(frame: int) -> dict[str, Any]:
-        page.wait_for_function(f"document.querySelector('.sw-player').dataset.frame === '{frame}'")
-        page.wait_for_timeout(150)
+    # Decoding and drawing take their time on a busy machine: what is expected is waited for, whatever is shown before.
+    def settled(is_so: str, frame: int) -> dict[str, Any]:
+        page.wait_for_function(
+            f"frame => {{ const now = ({SHOWN})(); return now.frame === frame && ({is_so}) }}",
+            arg=frame,
+            timeout=60_000,
+        )
         return dict(page.evaluate(SHOWN))
 
     def check(frame: int) -> None:
-        state = shown(frame)
-        assert abs(state["red"] - 8 * frame) <= 3, state
-        assert abs(state["left"] - 4 * frame) <= 1, state
+        state = settled("Math.abs(now.red - 8 * frame) <= 3 && Math.abs(now.left - 4 * frame) <= 1", frame)
         assert np.abs(np.subtract(state["inside"], colour_of(3))).max() <= 2
+
+    def check_nothing(frame: int) -> None:
+        settled("Math.abs(now.red - 8 * frame) <= 3 && now.left === -1", frame)
 
     page.locator(".sw-player").focus()
     for keys, frame in (("ArrowRight", 1), ("Shift+ArrowRight", 11), ("ArrowLeft", 10), ("End", 29), ("ArrowLeft", 28)):
@@ -308,24 +313,31 @@ def test_the_player_shows_each_frame_with_its_own_objects(
     check(20)
     page.locator(".sw-player").focus()
     page.keyboard.press("b")
-    assert shown(20)["left"] == -1  # before, the object was lost by then
+    check_nothing(20)  # before, the object was lost by then
     page.keyboard.press("b")
     check(20)
     page.locator('[data-object="3"]').click()
-    assert shown(20)["left"] == -1
+    check_nothing(20)
     page.locator('[data-object="3"]').click()
     page.keyboard.press("Home")
     check(0)
     page.locator("[data-play]").click()
-    page.wait_for_timeout(1200)
-    page.locator("[data-play]").click()
-    page.wait_for_timeout(300)
-    state = page.evaluate(SHOWN)
-    assert 5 <= state["frame"] < 29 and abs(state["red"] - 8 * state["frame"]) <= 3
-    assert abs(state["left"] - 4 * state["frame"]) <= 1
-    until(lambda: seen and seen[-1]["frame"] == state["frame"])
+    page.wait_for_function("Number(document.querySelector('.sw-player').dataset.frame) >= 5", timeout=60_000)
+    page.evaluate("document.querySelector('.sw-screen video').pause()")
+    frame = until(lambda: _steady(page))
+    check(frame)
+    until(lambda: seen and seen[-1]["frame"] == frame)
     assert errors == []
     page.close()
+
+
+def _steady(page: Any) -> int | None:
+    """The frame that is shown, when it no longer changes."""
+    frames = []
+    for _ in range(2):
+        frames.append(int(page.locator(".sw-player").get_attribute("data-frame")))
+        page.wait_for_timeout(300)
+    return frames[0] if frames[0] == frames[1] else None
 
 
 def _noting(seen: list[Any]) -> Callable[[gr.EventData], None]:

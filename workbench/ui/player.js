@@ -15,7 +15,7 @@ function mountPlayer(root, host) {
 
   function open() {
     stop?.();
-    Object.assign(ui, {frame: 0, side: Math.max(0, (data?.sides.length ?? 0) - 1), hidden: new Set(), wanted: null});
+    Object.assign(ui, {frame: 0, side: Math.max(0, (data?.sides?.length ?? 0) - 1), hidden: new Set(), wanted: null});
     build();
     if (!data?.num_frames) return;
     const video = $.video;

@@ -1,0 +1,175 @@
+"""The app in the browser, as a first visitor uses it: label by drawing, train, stop, reload, resume, compare, play."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+WAIT_MS = 300_000  # a busy machine may need them, a failure never does
+SIDE = 120
+QUICK = "train.images=1\ntrain.phrases=1\ntrain.views=1\nguard.scenes=0\nguard.replay=0"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    from apps.limits import Limits
+    from apps.page import build_app, launch
+
+    root = tmp_path_factory.mktemp("visitors")
+    blocks = build_app(root, limits=Limits(steps=60, frames=20))
+    yield launch(blocks, prevent_thread_lock=True), root
+    blocks.close()
+
+
+@pytest.fixture()
+def drawn(tmp_path: Path) -> list[str]:
+    """Three pictures with a bright disc on grey in the same place."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    files = []
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(90, 120, (SIDE, SIDE, 3)).astype(np.uint8)
+        pixels[(rows - 60) ** 2 + (columns - 60) ** 2 < 30**2] = (220, 190, 60)
+        Image.fromarray(pixels).save(tmp_path / f"münze {number}.png")
+        files.append(str(tmp_path / f"münze {number}.png"))
+    return files
+
+
+class Visit:
+    """A page, used by what can be read on it."""
+
+    def __init__(self, browser: Any, url: str, width: int, height: int):
+        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self._note(request.url))
+        self.page.goto(url)
+        self.page.get_by_role("button", name="Find", exact=True).wait_for()
+
+    def _note(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1", "http://localhost", "data:", "blob:")):
+            self.errors.append(f"asked for {url}")
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).locator("visible=true").first.click()
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def text(self, words: str) -> None:
+        """Waits until the words can be read."""
+        self.page.get_by_text(words).locator("visible=true").first.wait_for()
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draws in the annotator, in pixels of the picture."""
+        canvas = self.page.locator(".sw-stage canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        scale = min((box["width"] - 16) / SIDE, (box["height"] - 16) / SIDE)
+        left, top = box["x"] + (box["width"] - SIDE * scale) / 2, box["y"] + (box["height"] - SIDE * scale) / 2
+        mouse = self.page.mouse
+        mouse.move(left + start[0] * scale, top + start[1] * scale)
+        mouse.down()
+        mouse.move(left + end[0] * scale, top + end[1] * scale, steps=3)
+        mouse.up()
+
+
+def until(wanted: Callable[[], Any]) -> Any:
+    end = time.monotonic() + WAIT_MS / 1000
+    while not (answer := wanted()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+    return answer
+
+
+@pytest.mark.browser
+def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, Path], drawn: list[str]) -> None:
+    from workbench.annotation import load_annotation
+
+    visit = Visit(browser, address[0], 1280, 800)
+    page = visit.page
+    visit.tab("Label")
+    visit.text("No pictures yet.")
+    page.locator("input[type=file][multiple]").first.set_input_files(drawn)
+    page.wait_for_selector(".sw-annotator .sw-strip button >> nth=2")
+    page.get_by_placeholder("add a phrase").fill("coin")
+    page.get_by_placeholder("add a phrase").press("Enter")
+    page.wait_for_selector(".sw-annotator .sw-phrase")
+
+    def marks() -> Any:
+        return load_annotation(next(address[1].glob("*/pictures/marks.json"))).pictures
+
+    for number in range(3):
+        page.locator(".sw-strip button").nth(number).click()
+        page.wait_for_selector(f'.sw-strip button:nth-child({number + 1})[aria-pressed="true"]')
+        visit.drag((28, 28), (92, 92))
+        until(
+            lambda number=number: (
+                next(address[1].glob("*/pictures/marks.json"), None) and marks()[number].pair("coin").objects
+            )
+        )
+        page.locator(".sw-tick input").first.check()
+        until(lambda number=number: marks()[number].pair("coin").is_exhaustive)
+    box = marks()[0].pair("coin").objects[0].box_xyxy_px
+    assert np.abs(np.subtract(box, (28, 28, 92, 92))).max() <= 2 and marks()[0].image_id == "münze_0.png"
+
+    visit.tab("Adapt")
+    page.get_by_label("number input for Steps").fill("30")
+    page.get_by_label("number input for Pictures kept back to measure on").fill("1")
+    page.get_by_label("Phrases that are in none of the pictures").fill("star")
+    page.locator("button.label-wrap", has_text="More settings").click()
+    page.get_by_label("As in a recipe, one per line").fill(QUICK)
+    visit.press("Start")
+    page.wait_for_function("Number(/step (\\d+) of 30/.exec(document.body.innerText)?.[1]) >= 2")
+    visit.press("Stop")
+    visit.text("Stopped at step")
+    page.reload()
+    page.get_by_role("button", name="Find", exact=True).wait_for()
+    visit.tab("Adapt")
+    visit.text("Stopped at step")  # the visitor and the job are known again
+    visit.press("Resume")
+    visit.text("Finished.")
+    visit.tab("Compare")
+    visit.text("on 1 pictures that were not learnt")
+    page.wait_for_function("[...document.querySelectorAll('img')].filter(i => i.naturalWidth >= 600).length >= 2")
+    assert "cgF1" in page.locator("table").locator("visible=true").first.inner_text()
+    assert visit.errors == []
+    visit.context.close()
+
+
+@pytest.mark.browser
+def test_a_phone_finds_and_plays(browser: Any, address: tuple[str, Path]) -> None:
+    visit = Visit(browser, address[0], 390, 844)
+    page = visit.page
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    visit.press("Try an example")
+    page.wait_for_function(
+        "[...document.querySelectorAll('textarea, input')].some(e => e.value.includes('red square'))"
+    )
+    visit.press("Find")
+    visit.text("answered in")
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    if page.get_by_role("tab", name="Video").is_visible():
+        visit.tab("Video")
+    else:
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text="Video").click()
+    visit.press("Try a rendered clip")
+    page.get_by_text("example.mp4").wait_for()
+    page.get_by_label("number input for Frames at most").fill("4")
+    page.get_by_label("number input for Frames at most").press("Enter")
+    visit.press("Follow")
+    visit.text("followed them in")
+    page.wait_for_function("document.querySelector('.sw-screen video')?.readyState >= 2")
+    page.locator(".sw-range").fill("3")
+    page.wait_for_selector('.sw-player[data-frame="3"]')
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    assert visit.errors == []
+    visit.context.close()
