@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from workbench.processes import Processes
 from workbench.recipe import PictureSource, Recipe, RenderedPictures, load_recipe, settings
 from workbench.report import write_report
 from workbench.report_panels import CalibrationPanel, RetentionPanel, RetentionRow
+from workbench.run_events import RunEvent, Stopped, Watcher, unwatched
 from workbench.run_folder import check_writable, claim, what_is_kept
 
 _FORMAT = "workbench-run-1"
@@ -65,6 +66,7 @@ def run_recipe(
     resume: bool = True,
     device: torch.device | str | None = None,
     before: Evaluation | None = None,
+    on_event: Watcher = unwatched,
 ) -> RunResult:
     """Adapts a model as the recipe says and measures it before and after on the same pictures.
 
@@ -80,6 +82,8 @@ def run_recipe(
         resume: go on with what the folder holds, of which nothing is made again; False deletes the results first.
         device: the CUDA device when left out and there is one, else the CPU.
         before: what the same model answers to the same pictures, when that is known from another job.
+        on_event: is told what the job is doing, with every picture that is measured and every step; may raise
+            `Stopped`.
 
     Returns:
         Before against after, as in `comparison.json`, and what was forgotten, None when the guard is off.
@@ -89,12 +93,12 @@ def run_recipe(
             computed then.
         FloatingPointError: the training diverged.
         OSError: a file cannot be written.
-        KeyboardInterrupt: as always. A note on the last three says what is kept.
+        KeyboardInterrupt, Stopped: as always. A note on all but the first says what is kept.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     out, processes = Path(out), Processes.found()
     check_writable(out)
-    job = _load(recipe, out, progress and processes.is_first, device)
+    job = _load(recipe, out, progress and processes.is_first, device, on_event)
     if processes.is_first:
         claim(out, recipe, _identity(recipe, job.model, job.pictures), resume)
     processes.wait()
@@ -108,7 +112,7 @@ def run_recipe(
             job.write_report()
         processes.wait()
         return RunResult(compare(*job.evaluations), job.retention)
-    except (KeyboardInterrupt, FloatingPointError, OSError) as error:
+    except (KeyboardInterrupt, Stopped, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             error.add_note(f"The disk of {out} is full: make room and run the same again.")
         error.add_note(what_is_kept(out))
@@ -130,11 +134,15 @@ def open_job(out: str | Path, *, progress: bool = True, device: torch.device | s
     return job
 
 
-def _load(recipe: Recipe, out: Path, progress: bool, device: torch.device | str | None) -> Job:
+def _load(
+    recipe: Recipe, out: Path, progress: bool, device: torch.device | str | None, on_event: Watcher = unwatched
+) -> Job:
+    on_event(RunEvent("reading pictures"))
     pictures = read_pictures(recipe, progress)
+    on_event(RunEvent("loading the model"))
     model = load_sam3(recipe.model, device=device or Processes.found().device)
     _check_phrases(model, (*pictures.learn.phrases, *pictures.test.phrases))
-    return Job(recipe, model, pictures, out, progress)
+    return Job(recipe, model, pictures, out, progress, on_event)
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ class Job:
     pictures: Pictures
     out: Path
     progress: bool
+    on_event: Watcher = unwatched
 
     @property
     def model_name(self) -> str:
@@ -168,15 +177,28 @@ class Job:
         path = self.out / "calibration.json"
         return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
-    def evaluate(self, examples: ExampleSet, model_name: str) -> Evaluation:
+    def evaluate(self, examples: ExampleSet, model_name: str, phase: str = "measuring") -> Evaluation:
         """The model as it is now."""
-        threshold = self.recipe.score_threshold
-        return evaluate(self.model, examples, score_threshold=threshold, model_name=model_name, progress=self.progress)
+        return evaluate(
+            self.model,
+            examples,
+            score_threshold=self.recipe.score_threshold,
+            model_name=model_name,
+            progress=self.progress,
+            on_picture=self._tell(phase),
+        )
+
+    def _tell(self, phase: str) -> Callable[[], None]:
+        """Tells the watcher of the phase, and gives what tells it again with each picture."""
+        event = RunEvent(phase)
+        self.on_event(event)
+        return lambda: self.on_event(event)
 
     def measure_before(self, known: Evaluation | None = None) -> None:
         """Writes `before.json` unless it is there."""
         if not (self.out / "before.json").is_file():
-            (known or self.evaluate(self.pictures.test, self.model_name)).save(self.out / "before.json")
+            before = known or self.evaluate(self.pictures.test, self.model_name, "measuring before")
+            before.save(self.out / "before.json")
 
     def train_and_measure(self, processes: Processes) -> None:
         """Adapts the model, and writes the adapter, `retention.json` and last `after.json`."""
@@ -184,9 +206,11 @@ class Job:
         adapter, result = self.train(self.with_negatives(learn, processes), self.out)
         if not processes.is_first:
             return
-        after = self.evaluate(self.pictures.test, f"{self.model_name} + {self.recipe.name}")
+        after = self.evaluate(self.pictures.test, f"{self.model_name} + {self.recipe.name}", "measuring after")
         if guard.scenes:
-            found = measure_retention(adapter, retention_set(guard.scenes), guard, progress=self.progress)
+            on_picture = self._tell("measuring what was forgotten")
+            scenes = retention_set(guard.scenes)
+            found = measure_retention(adapter, scenes, guard, progress=self.progress, on_picture=on_picture)
             write_text(self.out / "retention.json", json.dumps(found.to_dict(), indent=1))
         adapter.facts.update(
             recipe=self.recipe.name,
@@ -208,9 +232,10 @@ class Job:
             ValueError: the run would need more memory than there is.
         """
         recipe, replay, held_out = self.recipe, None, None
+        on_picture = self._tell("preparing the training")
         # Learnt words change nothing but their own phrases: there is nothing to replay.
         if recipe.guard.replay and recipe.plan.name != "tokens":
-            replay = replay_set(self.model, recipe.guard.replay, progress=self.progress)
+            replay = replay_set(self.model, recipe.guard.replay, progress=self.progress, on_picture=on_picture)
         if recipe.hold_out:
             learn, held_out = learn.few_shot(len(learn) - recipe.hold_out, recipe.seed)
         if not (out / "state.pt").exists():
@@ -218,6 +243,7 @@ class Job:
             check(cost, recipe.train)
             if self.progress:
                 tqdm.write(f"expected: {cost}", file=sys.stderr)
+        self.on_event(RunEvent("adapting"))
         torch.manual_seed(recipe.seed)
         present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
         adapter = add_adapter(self.model, recipe.plan, tuple(dict.fromkeys(present)))
@@ -230,6 +256,7 @@ class Job:
             held_out=held_out,
             replay=replay,
             progress=self.progress,
+            on_step=lambda line: self.on_event(RunEvent("adapting", line)),
         )
 
     def with_negatives(self, learn: ExampleSet, processes: Processes) -> ExampleSet:
@@ -237,7 +264,8 @@ class Job:
         path, mined, config = self.out / "negatives.json", None, self.recipe.negatives
         if config.mine:
             if processes.is_first and not path.exists():
-                found = mine(self.model, learn, config.phrases, progress=self.progress)
+                on_picture = self._tell("looking for phrases to refuse")
+                found = mine(self.model, learn, config.phrases, progress=self.progress, on_picture=on_picture)
                 write_text(path, json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
             processes.wait()
             mined = MinedNegatives.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -245,6 +273,7 @@ class Job:
 
     def write_report(self) -> None:
         """Writes `report.html`, `comparison.json` and `figures` from what the folder holds."""
+        self.on_event(RunEvent("writing the report"))
         (before, after), kept, calibration = self.evaluations, self.retention, self.calibration
         write_report(
             self.out,

@@ -243,6 +243,7 @@ def evaluate(
     model_name: str,
     progress: bool = True,
     prompt_for: Callable[[Example, Concept], Prompt | str] | None = None,
+    on_picture: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Asks the model every phrase whose answer is known, in every image, and measures the answers.
 
@@ -255,6 +256,7 @@ def evaluate(
         model_name: for reports, e.g. "before".
         progress: show a progress bar.
         prompt_for: what is asked for a concept, for instance its phrase with an example box; default its phrase.
+        on_picture: called before each picture.
 
     Returns:
         The records and their metrics.
@@ -273,6 +275,8 @@ def evaluate(
         concepts = [concept for concept in example.concepts if concept.status != "unknown"]
         if not concepts:
             continue
+        if on_picture is not None:
+            on_picture()
         image = example.load_image()
         start = time.perf_counter()
         predictor.set_image(image)

@@ -29,6 +29,7 @@ from workbench.batches import Asked, Key, ViewPool, ask, targets_of
 from workbench.evaluate import evaluate, metrics_of
 from workbench.examples import Example, ExampleSet
 from workbench.processes import Processes
+from workbench.run_events import Stopped
 from workbench.run_state import RunState
 
 
@@ -144,12 +145,12 @@ def finetune(
         held_out: pictures to measure on now and then; the run ends early when they stop improving.
         replay: pictures with the base model's own answers (see `workbench.guard`), shown again against forgetting.
         progress: show a bar.
-        on_step: called with every log line.
+        on_step: called with every log line; may raise `Stopped`.
 
     Raises:
         ValueError: no picture with a positive phrase, or the folder holds a run with other settings.
         FloatingPointError: the loss or its gradient was not finite again and again; the last good state is kept.
-        KeyboardInterrupt: the steps done are kept.
+        KeyboardInterrupt, Stopped: the steps done are kept.
     """
     config = config or FinetuneConfig()
     if not any(concept.status == "positive" for _, concept in examples.pairs()):
@@ -197,7 +198,7 @@ def finetune(
         if held_out is not None:
             adapter.restore(run.best)
             run.save()
-    except (KeyboardInterrupt, FloatingPointError):
+    except (KeyboardInterrupt, Stopped, FloatingPointError):
         run.save()
         raise
     finally:

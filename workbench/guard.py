@@ -7,6 +7,7 @@ with the base model's own answers are replayed while the adapter learns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -101,12 +102,19 @@ def retention_set(num_scenes: int) -> ExampleSet:
 
 
 def measure_retention(
-    adapter: Adapter, examples: ExampleSet, config: GuardConfig, *, progress: bool = True
+    adapter: Adapter,
+    examples: ExampleSet,
+    config: GuardConfig,
+    *,
+    progress: bool = True,
+    on_picture: Callable[[], None] | None = None,
 ) -> Retention:
     """Asks the retention set of the model without and with the adapter."""
     with adapter.disabled():
-        before = evaluate(adapter.model, examples, model_name="without adapter", progress=progress)
-    after = evaluate(adapter.model, examples, model_name="with adapter", progress=progress)
+        before = evaluate(
+            adapter.model, examples, model_name="without adapter", progress=progress, on_picture=on_picture
+        )
+    after = evaluate(adapter.model, examples, model_name="with adapter", progress=progress, on_picture=on_picture)
     return retention(before, after, config)
 
 
@@ -124,7 +132,9 @@ def retention(before: Evaluation, after: Evaluation, config: GuardConfig) -> Ret
     )
 
 
-def replay_set(model: Sam3, num_scenes: int, *, progress: bool = True) -> ExampleSet:
+def replay_set(
+    model: Sam3, num_scenes: int, *, progress: bool = True, on_picture: Callable[[], None] | None = None
+) -> ExampleSet:
     """Rendered scenes labelled with the model's own answers, to be asked for before an adapter learns anything.
 
     A phrase is positive where the model finds something, absent where it is sure that there is nothing, and unknown in
@@ -134,6 +144,8 @@ def replay_set(model: Sam3, num_scenes: int, *, progress: bool = True) -> Exampl
     predictor = ImagePredictor(model)
     examples = []
     for example in tqdm(asked, desc="answers to replay", unit="picture", disable=not progress):
+        if on_picture is not None:
+            on_picture()
         predictor.set_image(example.load_image())
         phrases = [concept.phrase for concept in example.concepts]
         answers = zip(phrases, predictor.predict(phrases), strict=True)

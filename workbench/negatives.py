@@ -6,7 +6,7 @@ model's own false alarms: what it confidently finds although it is not there tea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -104,6 +104,7 @@ def mine(
     score_threshold: float = 0.3,
     max_overlap: float = 0.3,
     progress: bool = True,
+    on_picture: Callable[[], None] | None = None,
 ) -> MinedNegatives:
     """Asks the model for phrases that the labels do not show, and collects what it confidently finds.
 
@@ -114,6 +115,8 @@ def mine(
             released one too. Phrases that are stated absent in a picture are tried there in any case.
         score_threshold: what counts as confident.
         max_overlap: answers that lie on a labelled object by a larger share are set aside.
+        progress: show a bar.
+        on_picture: called before each picture.
     """
     predictor, found, num_asked = ImagePredictor(model), [], 0
     tried = list(dict.fromkeys(phrases or vocabulary()))
@@ -123,6 +126,8 @@ def mine(
         asked = stated + [phrase for phrase in tried if phrase_key(phrase) not in status]
         if not asked:
             continue
+        if on_picture is not None:
+            on_picture()
         num_asked += len(asked)
         predictor.set_image(example.load_image())
         for phrase, answer in zip(asked, predictor.predict(asked, score_threshold=score_threshold), strict=True):

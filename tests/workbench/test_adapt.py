@@ -159,7 +159,7 @@ def test_a_job_stopped_anywhere_goes_on_to_the_same_result(project, reference, t
             if line["step"] == 2:
                 stop()
 
-        return real["finetune"](*arguments, on_step=stop_early if place == "training" else None, **keywords)
+        return real["finetune"](*arguments, **{**keywords, "on_step": stop_early if place == "training" else None})
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     monkeypatch.setattr(module, "finetune", finetune)
