@@ -87,7 +87,8 @@ def _layer(model: nn.Module, name: str) -> Attention:
     if not isinstance(found, Attention):
         known = attention_layers(model)
         raise ValueError(
-            f"{name!r} is no attention layer of this model; expected one of {len(known)}, such as {', '.join(known[:3])}"
+            f"{name!r} is no attention layer of this model; expected one of its {len(known)}, such as "
+            f"{', '.join(known[:3])}"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Plots of calibrations, sweeps, trainings under way and values over frames, in the style of `show`: results come in,
+"""Plots of calibrations, sweeps, trainings under way and values in order, in the style of `show`: results come in,
 figures go out."""
 
 from __future__ import annotations
@@ -139,14 +139,19 @@ def plot_progress(
     return saved(figure, save)
 
 
-def plot_over_frames(
-    values: Mapping[str, Sequence[float]], title: str, *, mark: float | None = None, save: str | Path | None = None
+def plot_lines(
+    values: Mapping[str, Sequence[float]],
+    title: str,
+    x_label: str,
+    *,
+    mark: float | None = None,
+    save: str | Path | None = None,
 ) -> Figure:
-    """Numbers of every frame of a video as lines.
+    """Numbers in their order, of every frame of a video or every layer of a model, as lines.
 
     Args:
-        values: name of the line -> one number per frame, NaN where there is none; not more lines than colours.
-        title: what the numbers are.
+        values: name of the line -> its numbers, NaN where there is none; not more lines than colours.
+        title: what the numbers are. x_label: what they are counted by.
         mark: a number that decides something, drawn as a dashed line.
         save: file to write.
     """
@@ -156,8 +161,9 @@ def plot_over_frames(
         axes.plot(range(len(numbers)), numbers, "o-", ms=4, linewidth=1.8, color=np.array(colour) / 255, label=name)
     if mark is not None:
         axes.axhline(mark, color="0.5", linewidth=1.1, linestyle="--")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title, fontsize=9, loc="left", color="0.3")
-    axes.set_xlabel("frame", fontsize=9)
+    axes.set_xlabel(x_label, fontsize=9)
     axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _plain(axes)
     return saved(figure, save)

@@ -53,8 +53,8 @@ def show_answers(
     for answer in answers:
         if tuple(answer.image_size) != pixels.shape[:2]:
             raise ValueError(
-                f"the answer for {answer.phrase!r} is about a picture of {tuple(answer.image_size)} pixels (H, W), this "
-                f"one has {pixels.shape[:2]}; pass the picture that was asked about"
+                f"the answer for {answer.phrase!r} is about a picture of {tuple(answer.image_size)} pixels (H, W), "
+                f"this one has {pixels.shape[:2]}; pass the picture that was asked about"
             )
         found = f"{len(answer)} found, presence {answer.presence_score:.2f}"
         tags = [f"{score:.2f}" for score in answer.scores.tolist()]

@@ -54,7 +54,7 @@ class TrainingView:
         """
         if self._widget is None:
             self._widget = self._built()
-            self.refresh()
+            self._refresh()
             threading.Thread(target=self._follow, name="training view", daemon=True).start()
         return self._widget
 
@@ -70,10 +70,9 @@ class TrainingView:
         """Looks at the job no longer; the job itself goes on."""
         self._is_closed.set()
 
-    def refresh(self) -> None:
+    def _refresh(self) -> None:
         """Shows the job as it is now, if anything has changed since the last look."""
         snapshot = self.job.snapshot
-        self.widget  # builds the parts on the first look
         if snapshot is not self._shown:
             self._shown = snapshot
             bar, words, go, stop = (self._parts[name] for name in ("bar", "words", "go", "stop"))
@@ -97,7 +96,7 @@ class TrainingView:
 
     def _follow(self) -> None:
         while not self._is_closed.wait(_LOOK_SECONDS):
-            self.refresh()
+            self._refresh()
 
     def _built(self) -> Any:
         try:
