@@ -49,8 +49,9 @@ def show_answers(
     pixels = read_picture(image)
     if not answers:
         raise ValueError("received no answer; expected at least one prediction of this picture")
+    asked = [*prompts, *[None] * len(answers)][: len(answers)]
     panels = []
-    for answer in answers:
+    for answer, prompt in zip(answers, asked, strict=True):
         if tuple(answer.image_size) != pixels.shape[:2]:
             raise ValueError(
                 f"the answer for {answer.phrase!r} is about a picture of {tuple(answer.image_size)} pixels (H, W), "
@@ -58,9 +59,9 @@ def show_answers(
             )
         found = f"{len(answer)} found, presence {answer.presence_score:.2f}"
         tags = [f"{score:.2f}" for score in answer.scores.tolist()]
-        panels.append((overlay(pixels, answer.masks, labels=tags), f"{answer.phrase or 'by example'}\n{found}"))
+        panels.append((overlay(pixels, answer.masks, labels=tags), f"{_asked(answer, prompt)}\n{found}"))
     figure, grid = _panels(panels, columns)
-    for axes, prompt in zip(grid, prompts, strict=False):
+    for axes, prompt in zip(grid, asked, strict=True):
         if prompt is not None:
             _draw_boxes(axes, prompt.exemplar_boxes_xyxy_px, prompt.exemplar_labels)
             _draw_points(axes, prompt.exemplar_points_xy_px, prompt.exemplar_point_labels)
@@ -115,13 +116,28 @@ def show_maps(
     if wrong := [f"{title!r} of shape {grid.shape}" for title, grid in grids.items() if grid.ndim != 2]:
         raise ValueError(f"received {wrong[0]}; expected numbers (h, w), one for each cell of a grid")
     grey = np.repeat(pixels.mean(2, keepdims=True), 3, axis=2).astype(np.uint8)
-    titles = [f"{title}\n{grid.min():.2g} to {grid.max():.2g}" for title, grid in grids.items()]
+    titles = [f"{title}\n{_ends(grid)}" for title, grid in grids.items()]
     figure, panels = _panels([(grey, title) for title in titles], columns)
     extent = (0, pixels.shape[1], pixels.shape[0], 0)
     for axes, grid in zip(panels, grids.values(), strict=False):
         axes.imshow(grid, extent=extent, cmap="inferno", alpha=0.75, interpolation="nearest")
         _draw_points(axes, np.reshape(points_xy_px, (-1, 2)), np.ones(len(points_xy_px)))
     return saved(figure, save)
+
+
+def _asked(answer: Prediction, prompt: Prompt | None) -> str:
+    """What was asked, in words."""
+    marks = 0 if prompt is None else len(np.reshape(prompt.exemplar_labels, -1))
+    marks += 0 if prompt is None else len(np.reshape(prompt.exemplar_point_labels, -1))
+    examples = f"{marks} example{'s' if marks > 1 else ''}" if marks else ""
+    return " + ".join(filter(None, (answer.phrase, examples))) or "by example"
+
+
+def _ends(grid: np.ndarray) -> str:
+    """The lowest and the highest number; what is nothing beside the other is 0."""
+    low, high = float(grid.min()), float(grid.max())
+    largest = max(abs(low), abs(high))
+    return " to ".join(f"{0 if abs(value) < 1e-3 * largest else value:.2g}" for value in (low, high))
 
 
 def _panels(panels: Sequence[tuple[np.ndarray, str]], columns: int) -> tuple[Figure, list[Any]]:
