@@ -30,7 +30,7 @@ SECONDS = 600  # of one cell, on a busy machine
 
 # What makes a run short. Few steps teach nothing: what is tested is that every step is done and written.
 _QUICK = ["train.steps=2", "train.images=1", "train.views=1", "train.phrases=2", "guard={scenes: 0, replay: 0}"]
-_RENDERED = ["test.rendered=shapes", "test.pictures=3", "test.seed=8"]
+_RENDERED = ["test.rendered=shapes", "test.pictures=3", "test.seed=8", "phrases={}"]
 _COINS = ["shots=3", "hold_out=1", "train.validate_every=1", *_RENDERED, *_QUICK]
 _DOMAIN = ["shots=3", "learn.pictures=6", "test.pictures=2", "negatives.mine=false", *_QUICK]
 PARAMETERS: dict[str, dict[str, Any]] = {

@@ -81,7 +81,13 @@ def test_a_failure_is_told_in_the_view(pristine, tmp_path) -> None:
         ({}, "not started: step 0 of 40"),
         ({"phase": "reading pictures", "steps": 0, "is_running": True}, "reading pictures"),
         (
-            {"phase": "adapting", "step": 2, "losses": ((1, 9.0), (2, 7.125)), "seconds_left": 300.0, "is_running": True},
+            {
+                "phase": "adapting",
+                "step": 2,
+                "losses": ((1, 9.0), (2, 7.125)),
+                "seconds_left": 300.0,
+                "is_running": True,
+            },
             "adapting: step 2 of 40, loss 7.12, about 5 min left",
         ),
         ({"scores": ((25, 0.5),), "step": 30}, "not started: step 30 of 40, cgF1 50.0 at step 25"),
