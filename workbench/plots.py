@@ -135,6 +135,7 @@ def plot_progress(
         axes[1].set_title("cgF1 on pictures held out, per cent", fontsize=9, loc="left", color="0.3")
     for part in axes:
         part.set_xlabel("step", fontsize=9)
+        part.xaxis.get_major_locator().set_params(integer=True)
         _plain(part)
     return saved(figure, save)
 
