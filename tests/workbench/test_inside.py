@@ -62,7 +62,7 @@ def test_a_model_is_watched_and_answers_as_before(small_weights: Path) -> None:
 def test_the_trackers_memory_is_watched(video_weights: Path) -> None:
     model = load_sam3(video_weights)
     tracker = model.require_tracker()
-    features = tracker.prepare(model.image_encoder(torch.randn(1, 3, 32, 32), with_tracker=True).tracker_pyramid)
+    features = model.tracker_features(model.image_encoder.trunk(torch.randn(1, 3, 32, 32)))
     hints = Hints(torch.tensor([[[0.4, 0.5]]]), torch.ones(1, 1, dtype=torch.long))
     bank = MemoryBank()
     bank.store(0, tracker.step(features, hints=hints).memory)
