@@ -13,7 +13,8 @@ One step at a time:
                             bootstrap.py, calibrate.py, reliability.py, cross_validation.py, sweep.py
     marking by hand         widgets.py (notebooks; apps/ has the pages), annotation.py, annotation_labels.py,
                             annotation_session.py, annotation_answers.py, interface_files.py and ui/, playback.py
-    showing                 show.py, plots.py, paint.py, report.py, report_tables.py, report_panels.py, predict.py
+    showing                 show.py, show_answers.py, plots.py, paint.py, report.py, report_tables.py,
+                            report_panels.py, predict.py, inside.py (attention)
     videos                  video_clips.py, video_files.py (in and out), video_evaluate.py, video_metrics.py,
                             video_association.py, video_baseline.py (linking in place of a tracker), video_compare.py,
                             video_overlay.py, video_sides.py, video_report.py, video_job.py, video_predictor.py

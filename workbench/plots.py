@@ -1,8 +1,9 @@
-"""Plots of calibrations and sweeps, in the style of `show`: frozen results come in, figures go out."""
+"""Plots of calibrations, sweeps, trainings under way and values in order, in the style of `show`: results come in,
+figures go out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,72 @@ def plot_sweep(found: Sweep, metrics: Sequence[str] = SWEPT, *, save: str | Path
     title = f"{found.name}, {found.model}: {seeds} seed{'s' if seeds > 1 else ''}; dashed: before adaptation"
     axes.set_title(title, fontsize=9, loc="left", color="0.3")
     axes.legend(fontsize=9, frameon=False, loc="best")
+    _plain(axes)
+    return saved(figure, save)
+
+
+def plot_progress(
+    losses: Sequence[tuple[int, float]], scores: Sequence[tuple[int, float]] = (), *, save: str | Path | None = None
+) -> Figure:
+    """A training under way: the loss of every step with its running mean, and cgF1 on held-out pictures.
+
+    Args:
+        losses: (step, loss), at least one.
+        scores: (step, cgF1 of 1); without any, the loss has the figure to itself.
+        save: file to write.
+
+    Raises:
+        ValueError: there is no loss yet.
+    """
+    if not losses:
+        raise ValueError("received no loss; expected at least one (step, loss)")
+    figure = new_figure(8.0 if scores else 6.0, 2.8)
+    axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
+    steps, values = np.array(losses, dtype=float).T
+    weights = np.ones(min(10, len(values)))
+    means = np.convolve(values, weights)[: len(values)] / np.convolve(np.ones(len(values)), weights)[: len(values)]
+    colour = tuple(np.array(PALETTE[0]) / 255)
+    axes[0].plot(steps, values, color="0.75", linewidth=1, marker="o" if len(steps) == 1 else None)
+    axes[0].plot(steps, means, color=colour, linewidth=2)
+    axes[0].set_title("loss of each step; blue: mean of ten", fontsize=9, loc="left", color="0.3")
+    if scores:
+        places, found = np.array(scores, dtype=float).T
+        axes[1].plot(places, 100 * found, "o-", color=tuple(np.array(PALETTE[2]) / 255), linewidth=2)
+        axes[1].set_ylim(min(0.0, 100 * found.min()) - 3, 103)
+        axes[1].set_title("cgF1 on pictures held out, per cent", fontsize=9, loc="left", color="0.3")
+    for part in axes:
+        part.set_xlabel("step", fontsize=9)
+        part.xaxis.get_major_locator().set_params(integer=True)
+        _plain(part)
+    return saved(figure, save)
+
+
+def plot_lines(
+    values: Mapping[str, Sequence[float]],
+    title: str,
+    x_label: str,
+    *,
+    mark: float | None = None,
+    save: str | Path | None = None,
+) -> Figure:
+    """Numbers in their order, of every frame of a video or every layer of a model, as lines.
+
+    Args:
+        values: name of the line -> its numbers, NaN where there is none; not more lines than colours.
+        title: what the numbers are. x_label: what they are counted by.
+        mark: a number that decides something, drawn as a dashed line.
+        save: file to write.
+    """
+    figure = new_figure(7.0, 2.8)
+    axes = figure.subplots()
+    for (name, numbers), colour in zip(values.items(), PALETTE, strict=False):
+        axes.plot(range(len(numbers)), numbers, "o-", ms=4, linewidth=1.8, color=np.array(colour) / 255, label=name)
+    if mark is not None:
+        axes.axhline(mark, color="0.5", linewidth=1.1, linestyle="--")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(title, fontsize=9, loc="left", color="0.3")
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _plain(axes)
     return saved(figure, save)
 
