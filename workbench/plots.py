@@ -135,7 +135,7 @@ def plot_progress(
         axes[1].set_title("cgF1 on pictures held out, per cent", fontsize=9, loc="left", color="0.3")
     for part in axes:
         part.set_xlabel("step", fontsize=9)
-        part.xaxis.get_major_locator().set_params(integer=True)
+        part.locator_params(axis="x", integer=True)
         _plain(part)
     return saved(figure, save)
 
@@ -162,7 +162,7 @@ def plot_lines(
         axes.plot(range(len(numbers)), numbers, "o-", ms=4, linewidth=1.8, color=np.array(colour) / 255, label=name)
     if mark is not None:
         axes.axhline(mark, color="0.5", linewidth=1.1, linestyle="--")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_title(title, fontsize=9, loc="left", color="0.3")
     axes.set_xlabel(x_label, fontsize=9)
     axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

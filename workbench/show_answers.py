@@ -63,8 +63,8 @@ def show_answers(
     figure, grid = _panels(panels, columns)
     for axes, prompt in zip(grid, asked, strict=True):
         if prompt is not None:
-            _draw_boxes(axes, prompt.exemplar_boxes_xyxy_px, prompt.exemplar_labels)
-            _draw_points(axes, prompt.exemplar_points_xy_px, prompt.exemplar_point_labels)
+            _draw_boxes(axes, np.asarray(prompt.exemplar_boxes_xyxy_px), np.asarray(prompt.exemplar_labels))
+            _draw_points(axes, np.asarray(prompt.exemplar_points_xy_px), np.asarray(prompt.exemplar_point_labels))
     return saved(figure, save)
 
 
@@ -82,8 +82,9 @@ def show_object(
         for number, (mask, score) in enumerate(zip(answer.masks, answer.iou_scores.tolist(), strict=True), start=1)
     ]
     figure, grid = _panels(panels, columns=4)
-    for axes in grid if prompt is not None else ():
-        _draw_clicks(axes, prompt)
+    if prompt is not None:
+        for axes in grid:
+            _draw_clicks(axes, prompt)
     return saved(figure, save)
 
 
@@ -127,8 +128,8 @@ def show_maps(
 
 def _asked(answer: Prediction, prompt: Prompt | None) -> str:
     """What was asked, in words."""
-    marks = 0 if prompt is None else len(np.reshape(prompt.exemplar_labels, -1))
-    marks += 0 if prompt is None else len(np.reshape(prompt.exemplar_point_labels, -1))
+    marks = 0 if prompt is None else np.size(np.asarray(prompt.exemplar_labels))
+    marks += 0 if prompt is None else np.size(np.asarray(prompt.exemplar_point_labels))
     examples = f"{marks} example{'s' if marks > 1 else ''}" if marks else ""
     return " + ".join(filter(None, (answer.phrase, examples))) or "by example"
 
@@ -158,12 +159,14 @@ def _panels(panels: Sequence[tuple[np.ndarray, str]], columns: int) -> tuple[Fig
 
 def _draw_clicks(axes: Any, prompt: ObjectPrompt) -> None:
     clicks: Sequence[Click] = tuple(prompt.clicks)
-    _draw_points(axes, np.reshape([(c.x_px, c.y_px) for c in clicks], (-1, 2)), [c.is_positive for c in clicks])
+    _draw_points(
+        axes, np.reshape([(c.x_px, c.y_px) for c in clicks], (-1, 2)), np.array([c.is_positive for c in clicks])
+    )
     if prompt.box_xyxy_px is not None:
-        _draw_boxes(axes, [prompt.box_xyxy_px], [1])
+        _draw_boxes(axes, np.asarray(prompt.box_xyxy_px), np.ones(1))
 
 
-def _draw_boxes(axes: Any, boxes_xyxy_px: ArrayLike, labels: ArrayLike) -> None:
+def _draw_boxes(axes: Any, boxes_xyxy_px: np.ndarray, labels: np.ndarray) -> None:
     from matplotlib.patches import Rectangle
 
     for (x0, y0, x1, y1), label in zip(np.reshape(boxes_xyxy_px, (-1, 4)), np.reshape(labels, -1), strict=True):
@@ -173,7 +176,7 @@ def _draw_boxes(axes: Any, boxes_xyxy_px: ArrayLike, labels: ArrayLike) -> None:
             )
 
 
-def _draw_points(axes: Any, points_xy_px: ArrayLike, labels: ArrayLike) -> None:
+def _draw_points(axes: Any, points_xy_px: np.ndarray, labels: np.ndarray) -> None:
     for (x, y), label in zip(np.reshape(points_xy_px, (-1, 2)), np.reshape(labels, -1), strict=True):
         marker = "P" if label else "X"
         axes.plot(x, y, marker, markersize=11, color=_MARKS[bool(label)], markeredgecolor="white", markeredgewidth=1.4)
