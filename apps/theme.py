@@ -63,9 +63,10 @@ CSS = """
 footer { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container { padding: 4px !important; }
-  .gradio-container .fillable { padding: 8px !important; }
   .sw-head { flex-wrap: wrap !important; }
   .sw-head > * { min-width: 100% !important; }
   .sw-title h1 { font-size: 19px; }
+  .fillable { padding: 8px 4px !important; }
+  .table-container { max-width: calc(100vw - 56px) !important; overflow-x: auto !important; }
 }
 """

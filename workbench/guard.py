@@ -171,7 +171,7 @@ def what_was_right(truth: Concept, masks: np.ndarray) -> Concept:
     if not len(found):
         return Concept(truth.phrase, "unknown")
     overlaps = mask_iou(torch.from_numpy(found), torch.from_numpy(truth.masks)).numpy() >= _SAME
-    is_right, is_found = overlaps.any(axis=1), overlaps.any(axis=0)
-    if 2 * is_right.sum() < len(found) or 2 * is_found.sum() < len(is_found):
+    is_right = overlaps.any(axis=1)
+    if is_right.mean() < 0.5 or overlaps.any(axis=0).mean() < 0.5:
         return Concept(truth.phrase, "unknown")
     return Concept(truth.phrase, "positive", found[is_right])

@@ -139,7 +139,7 @@ def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, 
     visit.tab("Compare")
     visit.text("on 1 pictures that were not learnt")
     page.wait_for_function("[...document.querySelectorAll('img')].filter(i => i.naturalWidth >= 600).length >= 2")
-    assert "cgF1" in page.locator("table").locator("visible=true").first.inner_text()
+    page.wait_for_function("[...document.querySelectorAll('table')].some(t => t.innerText.includes('cgF1'))")
     assert visit.errors == []
     visit.context.close()
 
