@@ -60,13 +60,12 @@ CSS = """
 .sw-clickable img { cursor: crosshair; width: 100% !important; height: 100% !important; }
 .sw-clickable img { object-fit: contain !important; }
 .sw-models { padding: 6px 12px !important; }
+.table-container, .tab-wrapper { contain: inline-size; width: 100%; }
+.table-container { overflow-x: auto !important; }
 footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 4px !important; }
   .sw-head { flex-wrap: wrap !important; }
   .sw-head > * { min-width: 100% !important; }
   .sw-title h1 { font-size: 19px; }
-  .fillable { padding: 8px 4px !important; }
-  .table-container { max-width: calc(100vw - 56px) !important; overflow-x: auto !important; }
 }
 """
