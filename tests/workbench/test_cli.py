@@ -307,16 +307,19 @@ def test_pretrain_tracker_hands_its_settings_on(tmp_path, monkeypatch, succeed):
 
     calls = []
 
-    def note(out, config, start, device):
-        calls.append((config, start, device))
+    def note(out, config, start, go_on, device):
+        calls.append((config, start, go_on, device))
         return out / "model.safetensors"
 
     monkeypatch.setattr(workbench.pretrain, "pretrain_tracker", note)
     text = succeed("pretrain-tracker", "--out", tmp_path, "--start", "base.pt", "--clips", 7, "--steps", 40)
-    ((config, start, device),) = calls
+    ((config, start, go_on, device),) = calls
     usual = workbench.pretrain.TrackingConfig()
-    assert (start, device, config.clips, config.seed, config.rate) == ("base.pt", None, 7, 0, usual.rate)
+    assert (start, go_on, device, config.clips, config.seed, config.rate) == ("base.pt", False, None, 7, 0, usual.rate)
     assert abs(config.steps - 40) <= len(config.stages) == len(usual.stages)
+    succeed("pretrain-tracker", "--out", tmp_path, "--go-on", "--steps", 40)
+    config, start, go_on, _ = calls[1]
+    assert (start, go_on, len(config.stages), config.steps, config.rate) == ("tiny", True, 1, 40, usual.rate / 2)
     assert f"Weights: {tmp_path / 'model.safetensors'}" in text
 
 

@@ -30,7 +30,7 @@ from workbench.pretrain import Stage, TrackingConfig, pretrain_tracker, write_tr
 from workbench.pretrain import measure_tracking as measure
 from workbench.pretrain.clip_pool import ClipPool, EncodedClip, encode_frames
 from workbench.pretrain.tracking import TrackerRun, tracked_parts, with_new_tracker
-from workbench.pretrain.tracking_losses import Hinting, frame_loss, window_loss
+from workbench.pretrain.tracking_losses import HIDDEN_WEIGHT, Hinting, frame_loss, window_loss
 from workbench.pretrain.windows import (
     MIN_FIRST_PX,
     boxes_of,
@@ -213,7 +213,7 @@ def test_losses_of_a_frame() -> None:
     assert found["dice"].item() == pytest.approx(0, abs=1e-3)  # that of the better candidate, of the visible object
     assert found["focal"].item() == pytest.approx(0, abs=1e-3)
     assert found["iou"].item() == pytest.approx((abs(0.9 - 0.5) + abs(0.8 - 1.0)) / 2)
-    score = np.log1p(np.exp(-3.0)) + np.log1p(np.exp(-2.0))
+    score = np.log1p(np.exp(-3.0)) + HIDDEN_WEIGHT * np.log1p(np.exp(-2.0))
     assert found["score"].item() == pytest.approx(score, rel=1e-5)
     assert found["fit"].item() == pytest.approx(0.5)  # the answer is the candidate with the higher score
     (found["focal"] + found["dice"]).backward()
