@@ -291,7 +291,7 @@ def test_settings_of_a_training_that_do_not_fit_are_refused(learner, enter):
         ("train.steps=5000", "40 are allowed"),
     ):
         assert words in learner.refused("adapt_start", "tiny", "my labelled pictures", "a", "decoder", 5, 2, "", more)
-    assert "there is no recipe" in learner.refused("adapt_start", "tiny", "../x", "a", "decoder", 5, 2, "", "")
+    assert "not in the list of choices" in learner.refused("adapt_start", "tiny", "../x", "a", "decoder", 5, 2, "", "")
 
 
 # --------------------------------------------------------------------------------------------------------------- video
