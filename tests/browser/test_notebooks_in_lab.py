@@ -4,13 +4,8 @@ stopped by its button while it runs."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +20,9 @@ QUICK += ["test.rendered=shapes", "test.pictures=1", "test.seed=8", "phrases={}"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Iterator[tuple[Path, str]]:
+def lab(
+    tmp_path_factory: pytest.TempPathFactory, repo_root: Path, running_lab: Callable[[Path], Any]
+) -> Iterator[tuple[Path, str]]:
     """The folder and the address of a running JupyterLab with two of the notebooks, made short."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
@@ -36,34 +33,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Iterator[t
     (parameters,) = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     parameters["source"] = [*parameters["source"], f"\nSETTINGS = {QUICK!r}"]
     (folder / "notebooks" / "02_finetune_adapter.ipynb").write_text(json.dumps(book), "utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--ServerApp.port={port}", "--ServerApp.token=", "--ServerApp.root_dir=" + str(folder), "--no-browser"]
-    paths = os.pathsep.join([str(repo_root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_DATA_DIR": str(folder / ".data")}
-    with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--allow-root", "--ServerApp.disable_check_xsrf=True", *options],
-            env=os.environ | settings | {"PYTHONPATH": paths, "IPYTHONDIR": str(folder / ".ipython")},
-            stdout=log,
-            stderr=log,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: _answers(f"{url}/api/status"), lambda: (folder / "lab.log").read_text())
+    with running_lab(folder) as url:
         yield folder, url
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def until(wanted: Callable[[], Any], why: Callable[[], str] = str) -> Any:

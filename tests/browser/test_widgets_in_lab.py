@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -47,41 +43,15 @@ def notebook() -> dict[str, Any]:
 
 
 @pytest.fixture()
-def lab(counting_clip: Path, repo_root: Path) -> Iterator[tuple[Path, str]]:
+def lab(counting_clip: Path, running_lab: Callable[[Path], Any]) -> Iterator[tuple[Path, str]]:
     """The folder and the address of a running JupyterLab that has a notebook, two pictures and a clip."""
     folder = counting_clip.parent
     (folder / "pictures").mkdir()
     for name, shade in (("a.png", 40), ("b.png", 200)):
         Image.new("RGB", (320, 240), (shade, 80, 120)).save(folder / "pictures" / name)
     (folder / "mark.ipynb").write_text(json.dumps(notebook()), "utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--ServerApp.port={port}", "--ServerApp.token=", "--ServerApp.root_dir=" + str(folder), "--no-browser"]
-    paths = os.pathsep.join([str(repo_root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_DATA_DIR": str(folder / ".data")}
-    with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--allow-root", "--ServerApp.disable_check_xsrf=True", *options],
-            env=os.environ | settings | {"PYTHONPATH": paths, "IPYTHONDIR": str(folder / ".ipython")},
-            stdout=log,
-            stderr=log,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: _answers(f"{url}/api/status"), 90, lambda: (folder / "lab.log").read_text())
+    with running_lab(folder) as url:
         yield folder, url
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def until(wanted: Callable[[], Any], seconds: float = 30, why: Callable[[], str] = str) -> Any:
