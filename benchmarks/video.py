@@ -42,58 +42,18 @@ import psutil
 import torch
 import torch.nn.functional as F
 import typer
+from random_models import SIZES, forced_logits, write_weights
 
-from sam3.checkpoint import load_sam3, save
-from sam3.config import (
-    DetectorConfig,
-    ImageEncoderConfig,
-    Sam3Config,
-    TextEncoderConfig,
-    TrackerConfig,
-    TransformerConfig,
-)
+from sam3.checkpoint import load_sam3
 from sam3.detector.tokenizer import Tokenizer
 from sam3.files import write_text
 from sam3.image_encoder import to_pixel_values
-from sam3.model import Sam3
 from sam3.predictor import VideoPredictor
 from sam3.video.config import VideoConfig
 
 OBJECTS = [1, 5, 20]
 PHRASE = "red circle"
-SCORE = 0.6
 WARM = 32  # frames until the memory is full: sixteen before the newest frame, sixteen where the video can be turned
-
-# As in the released size, an object costs between a sixth and an eighth of what a frame costs without any.
-REDUCED = Sam3Config(
-    ImageEncoderConfig(
-        image_size=224,
-        width=384,
-        num_layers=12,
-        num_heads=6,
-        mlp_width=1536,
-        window_size=8,
-        global_layers=(2, 5, 8, 11),
-        position_grid=16,
-    ),
-    TextEncoderConfig(width=256, num_layers=6, num_heads=4, mlp_width=1024),
-    DetectorConfig(
-        width=128,
-        exemplar_encoder=TransformerConfig(3, 4, 512),
-        fusion_encoder=TransformerConfig(6, 4, 512),
-        decoder=TransformerConfig(6, 4, 512),
-        mask_num_heads=4,
-    ),
-    TrackerConfig(memory_attention=TransformerConfig(4, 1, 1024), mask_decoder=TransformerConfig(2, 4, 1024)),
-)
-
-SMALL = Sam3Config(
-    replace(REDUCED.image_encoder, image_size=112, width=96, num_layers=2, mlp_width=96, global_layers=(1,)),
-    replace(REDUCED.text_encoder, width=64, num_layers=1, mlp_width=64),
-    replace(REDUCED.detector, fusion_encoder=TransformerConfig(1, 4, 64), decoder=TransformerConfig(2, 4, 64)),
-    TrackerConfig(memory_attention=TransformerConfig(1, 1, 64), mask_decoder=TransformerConfig(2, 4, 64)),
-)
-SIZES = {"small": SMALL, "reduced": REDUCED, "sam3": Sam3Config.sam3()}
 
 
 @dataclass(frozen=True)
@@ -206,13 +166,6 @@ def theirs(video: Video) -> Side:
     return Side(step, lambda: session, lambda: session.processed_frames)
 
 
-def forced_logits(logits: torch.Tensor, num_objects: int) -> torch.Tensor:
-    """Logits (P, Q) of which the first ones pass."""
-    forced = torch.full_like(logits, -30.0)
-    forced[:, :num_objects] = math.log(SCORE / (1 - SCORE))
-    return forced
-
-
 # ----------------------------------------------------------------------------------------------------------- measuring
 def serve(make: Callable[[Video], Side], video: Video, connection: Connection) -> None:
     """Does a frame for every True or False received, and answers what it took; True asks for the memory too."""
@@ -303,15 +256,6 @@ def time_ratios(costs: dict[str, list[FrameCost]]) -> dict[str, float]:
 def first_timed(num_frames: int) -> int:
     """The frame from which on is measured."""
     return min(WARM, num_frames - 2)
-
-
-def write_weights(config: Sam3Config, folder: str) -> None:
-    """A folder of transformers with random weights; objects count as visible."""
-    torch.manual_seed(0)
-    model = Sam3(config).eval()
-    tracker = model.require_tracker()
-    torch.nn.init.constant_(tracker.mask_decoder.object_mlp.layers[-1].bias, 5.0)
-    save(model, folder, layout="transformers")
 
 
 def main(

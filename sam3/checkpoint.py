@@ -27,6 +27,7 @@ from sam3.files import write_atomically, write_folder_atomically
 from sam3.foreign_configs import SCALES, config_to_transformers, native_rotary_tables
 from sam3.key_tables import Shape, Source
 from sam3.model import Sam3
+from sam3.speed import DTYPES, Precision, as_precision, compile_model, set_precision
 from sam3.weight_files import FORMAT, CheckpointError, WeightFile, open_weights
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,11 @@ class LoadReport:
 
 
 def load_sam3(
-    source: str | Path = "tiny", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    source: str | Path = "tiny",
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    compile: bool = False,
 ) -> Sam3:
     """A model with weights, in evaluation mode.
 
@@ -78,13 +83,15 @@ def load_sam3(
         source: "tiny" for the weights that come with the package; a file written by `save`; a native `.pt` file (SAM 3,
             or the image half of SAM 3.1); a transformers folder; or a hub name such as "facebook/sam3".
         device: where to put the model; the CPU when left out.
-        dtype: of all parameters; float32 when left out.
+        precision: "fp32", "bf16", "fp16", or "int8" on a CPU; see `sam3.speed.set_precision`.
+        compile: faster after a slow start; see `sam3.speed.compile_model`.
 
     Returns:
         The model; `model.load_report` says what was read, left out and filled in.
 
     Raises:
         CheckpointError: nothing usable at `source`. No partly loaded model exists then.
+        ValueError: the precision is unknown, or not for this device.
 
     Example:
         >>> import tempfile
@@ -93,6 +100,7 @@ def load_sam3(
         >>> load_sam3(path).load_report.layout
         'workbench'
     """
+    as_precision(precision)
     file = open_weights(source)
     try:
         model = _without_numbers(file.config)
@@ -105,7 +113,7 @@ def load_sam3(
     found = {key: place for key, place in places.items() if place is not None}
     _check(file, str(source), {place.name: place.foreign_shape(shapes[key]) for key, place in found.items()})
 
-    device, dtype = device or "cpu", dtype or torch.float32
+    device, dtype = device or "cpu", DTYPES[precision]
     state, broken = {}, set()
     for key, shape in shapes.items():
         if key not in found:
@@ -125,7 +133,8 @@ def load_sam3(
     report = LoadReport(str(source), file.layout, len(found), file.left_out, filled, notes, file.metadata)
     model.load_report = report
     log.info("loaded %s", report)
-    return model.eval()
+    set_precision(model.eval(), precision)
+    return compile_model(model) if compile else model
 
 
 def save(
@@ -149,10 +158,12 @@ def save(
 
     Raises:
         CheckpointError: the model has other tensors than its config says, or numbers that are not finite.
-        ValueError: the layout is unknown.
+        ValueError: the layout is unknown, or the model is in int8.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout is {layout!r}; expected one of {get_args(Layout)}")
+    if model.precision == "int8":
+        raise ValueError("a model in int8 cannot be saved; load it in fp32 and save that")
     path = Path(path)
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     expected = _shapes(model.config)

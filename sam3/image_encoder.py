@@ -54,21 +54,25 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(config.mlp_width, config.width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, h, w, C)
-        x = x + self.drop_path(self.attend(self.norm1(x)))
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """A grid (B, h, w, C) after this block."""
+        x = x + self.drop_path(self.attend(self.norm1(x), rotary))
         return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
 
-    def attend(self, x: Tensor) -> Tensor:
+    def rotary(self, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The table for a grid of `side` x `side`. A global block spans a window's range whatever the grid."""
+        size, scale = (side, self.rotary_span / side) if self.window_size is None else (self.window_size, 1.0)
+        return rotary_table(size, size, self.head_dim, scale, device)
+
+    def attend(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         batch, height, width, _ = x.shape
         size = self.window_size
-        if size is None:  # the grid is square, see `ImageEncoder.trunk`
-            rotary = rotary_table(height, width, self.head_dim, self.rotary_span / height, x.device)
+        if size is None:
             tokens = x.flatten(1, 2)
             return self.attention(tokens, tokens, tokens, rotary=rotary).view_as(x)
         x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
         rows, columns = x.shape[1] // size, x.shape[2] // size
         tokens = x.view(batch, rows, size, columns, size, -1).transpose(2, 3).reshape(-1, size * size, x.shape[-1])
-        rotary = rotary_table(size, size, self.head_dim, 1.0, x.device)
         tokens = self.attention(tokens, tokens, tokens, rotary=rotary)
         x = tokens.view(batch, rows, columns, size, size, -1).transpose(2, 3).reshape(x.shape)
         return x[:, :height, :width]
@@ -168,7 +172,7 @@ class ImageEncoder(nn.Module):
         x = self.patch_embed(pixel_values).permute(0, 2, 3, 1)  # (B, h, w, C)
         x = self.norm(x + self.positions(x.shape[1], x.shape[2]))
         for block in self.blocks:
-            x = block(x)
+            x = block(x, block.rotary(x.shape[1], x.device))  # type: ignore[operator]
         return x.permute(0, 3, 1, 2)  # (B, C, h, w)
 
     def positions(self, height: int, width: int) -> Tensor:

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from workbench.app_commands import PASSED_ON, app_page, space
-from workbench.command_options import AdapterFolder, Debug, Device, Model, RecipeFile, Settings, Threshold, load_model
+from workbench.command_options import (
+    AdapterFolder,
+    Debug,
+    Device,
+    Model,
+    Precision,
+    RecipeFile,
+    Settings,
+    Threshold,
+    load_model,
+)
 from workbench.data_commands import export_labels, import_labels, label
 from workbench.model_commands import merge_adapter
 from workbench.pretrain_commands import pretrain, pretrain_tracker
@@ -169,6 +179,7 @@ def predict(
     model: Model = "tiny",
     adapter: AdapterFolder = None,
     threshold: Threshold = 0.5,
+    precision: Precision = "fp32",
     device: Device = None,
     debug: Debug = False,
 ) -> None:
@@ -195,7 +206,7 @@ def predict(
         raise ValueError(f"{len(phrase)} phrases came with examples; expected one phrase, or none, that they belong to")
     if not has_exemplars and not phrase and adapter is None:
         raise ValueError("nothing is asked; expected --phrase, --box, --point, or an --adapter with its phrases")
-    loaded, its_adapter = load_model(model, adapter, device)
+    loaded, its_adapter = load_model(model, adapter, device, precision)
     phrases = phrase or (its_adapter.phrases if its_adapter and not has_exemplars else (None,))
     prompts = [_prompt(text, exemplars) for text in phrases]
     predictor = predictor_for(its_adapter, threshold) if its_adapter else ImagePredictor(loaded, threshold)
@@ -225,6 +236,7 @@ def evaluate(
         typer.Option(metavar="TEXT", help="A phrase that is in none of the pictures; can be repeated."),
     ] = None,
     threshold: Threshold = 0.5,
+    precision: Precision = "fp32",
     device: Device = None,
     debug: Debug = False,
 ) -> None:
@@ -241,9 +253,10 @@ def evaluate(
 
     phrases: dict[str, str | None] = dict(_pair(text) for text in phrase or ())
     examples = ExampleSet.from_coco(annotations, images, phrases=phrases).with_absent(absent or ())
-    loaded, its_adapter = load_model(model, adapter, device)
+    loaded, its_adapter = load_model(model, adapter, device, precision)
     asked = loaded if its_adapter is None else predictor_for(its_adapter)
     name = f"{Path(model).name} + {adapter}" if adapter else Path(model).name
+    name += "" if precision == "fp32" else f" in {precision}"
     evaluation = measure(asked, examples, score_threshold=threshold, model_name=name)
     evaluation.save(out)
     typer.echo(f"{name} on {evaluation.data}, {len(evaluation.records)} questions, {evaluation.seconds:.1f} s:")

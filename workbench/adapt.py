@@ -226,16 +226,15 @@ class Job:
         after.save(self.out / "after.json")
 
     def train(self, learn: ExampleSet, out: Path) -> tuple[Adapter, FinetuneResult]:
-        """Adapts the model to these pictures; what is replayed are its answers as it is now.
+        """Adapts the model to these pictures.
 
         Raises:
             ValueError: the run would need more memory than there is.
         """
         recipe, replay, held_out = self.recipe, None, None
-        on_picture = self._tell("preparing the training")
         # Learnt words change nothing but their own phrases: there is nothing to replay.
         if recipe.guard.replay and recipe.plan.name != "tokens":
-            replay = replay_set(self.model, recipe.guard.replay, progress=self.progress, on_picture=on_picture)
+            replay = replay_set(recipe.guard.replay)
         if recipe.hold_out:
             learn, held_out = learn.few_shot(len(learn) - recipe.hold_out, recipe.seed)
         if not (out / "state.pt").exists():
@@ -243,7 +242,7 @@ class Job:
             check(cost, recipe.train)
             if self.progress:
                 tqdm.write(f"expected: {cost}", file=sys.stderr)
-        self.on_event(RunEvent("adapting"))
+        on_scene = self._tell("asking what the model knows" if replay else "adapting")
         torch.manual_seed(recipe.seed)
         present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
         adapter = add_adapter(self.model, recipe.plan, tuple(dict.fromkeys(present)))
@@ -256,6 +255,7 @@ class Job:
             held_out=held_out,
             replay=replay,
             progress=self.progress,
+            on_scene=on_scene,
             on_step=lambda line: self.on_event(RunEvent("adapting", line)),
         )
 

@@ -191,6 +191,7 @@ def add_adapter(model: Sam3, plan: Plan, phrases: Sequence[str]) -> Adapter:
         >>> {name: tuple(values.shape) for name, values in adapter.parameters.items()}
         {'detector.text_encoder.token_embed.offsets': (2, 64)}
     """
+    _check_trainable(model)
     if model in _carriers:
         raise ValueError("this model carries an adapter already; load the model anew, or go on with the adapter it has")
     if plan.kind.learns_words and not phrases:
@@ -224,6 +225,7 @@ def load_adapter(model: Sam3, folder: str | Path) -> Adapter:
             short, renamed, of another rank or type, mixed up. Nothing is loaded then.
     """
     manifest = read_manifest(folder)
+    _check_trainable(model)
     if model in _carriers:
         raise ValueError("this model carries an adapter already; load the model anew before loading another")
     if manifest.base != (found := fingerprint(model)):
@@ -274,6 +276,14 @@ def remove_adapter(adapter: Adapter) -> Sam3:
     return model
 
 
+def _check_trainable(model: Sam3) -> None:
+    if model.precision == "int8":
+        raise ValueError(
+            "this model is in int8, where nothing can be trained or put in; load it in fp32, put the adapter in, then "
+            "call sam3.speed.set_precision"
+        )
+
+
 def _forget(model: Sam3) -> None:
     _carriers.discard(model)
     if hasattr(model, "peft_config"):
@@ -297,7 +307,10 @@ def fingerprint(model: Sam3) -> str:
     """Sixteen hex digits that tell weights apart, in whatever precision they are loaded: names, shapes and 256 values
     of every tensor."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, entry in sorted(model.state_dict().items()):
+        tensor = entry[0].dequantize() if isinstance(entry, tuple) else entry  # weight and bias of a layer in int8
+        if not isinstance(tensor, torch.Tensor):
+            continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         values = tensor.detach().flatten()
         values = values[:: max(1, len(values) // 256)][:256].bfloat16().float()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ class ViewPool:
 
     Args:
         learn: the labelled pictures.
-        replay: pictures that show what the model knew before; they come after the others and have one view each.
+        replay: scenes asked again against forgetting; they come after the others and have one view each.
         is_frozen: the image encoder does not change.
     """
 
@@ -95,6 +96,12 @@ class ViewPool:
         return values.to(self.model.device, self.model.dtype)
 
 
+def mixed_precision(model: Sam3) -> AbstractContextManager[object]:
+    """The precision that a model is trained in: bfloat16 where it pays on a GPU, else the weights' own."""
+    is_mixed = model.device.type == "cuda" and model.dtype == torch.float32
+    return torch.autocast("cuda", torch.bfloat16) if is_mixed else nullcontext()
+
+
 def bytes_per_view(model: Sam3) -> int:
     """Memory of one picture's features: the pyramid's levels, side by side."""
     sides = [model.config.image_encoder.grid_size * scale for scale in model.config.image_encoder.pyramid_scales[:3]]
@@ -104,7 +111,7 @@ def bytes_per_view(model: Sam3) -> int:
 
 def ask(pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: int) -> tuple[list[Key], list[Asked]]:
     """The views of one step and what is asked of them. Pictures come in shuffled rounds, so all are seen equally
-    often; the last `replay_images` views are of replayed pictures.
+    often.
 
     Raises:
         ValueError: the pictures give nothing to ask.
@@ -116,7 +123,6 @@ def ask(pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: 
             "objects, or absent_share above 0"
         )
     count, size = len(taught), min(config.images, len(taught))
-    num_replayed = len(pool.examples) - pool.num_learn
     keys: list[Key] = []
     asked: list[Asked] = []
     for slot in range(size):
@@ -126,9 +132,6 @@ def ask(pool: ViewPool, config: FinetuneConfig, rng: np.random.Generator, step: 
         # A crop may leave nothing to ask; the whole picture does not.
         is_open = any(c.is_present or config.absent_share for c in pool.view(*key).concepts)
         keys.append(key if is_open else (key[0], 0))
-    if num_replayed:
-        chosen = rng.permutation(num_replayed)[: config.replay_images]
-        keys += [(pool.num_learn + int(picture), 0) for picture in chosen]
     for row, key in enumerate(keys):
         concepts = pool.view(*key).concepts
         asked += [

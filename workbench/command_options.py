@@ -18,16 +18,22 @@ Settings = Annotated[
 Model = Annotated[str, typer.Option(help="'tiny', a weight file, a transformers folder, or a hub name.")]
 AdapterFolder = Annotated[Path | None, typer.Option(help="The folder `adapter` that `workbench adapt` wrote.")]
 Device = Annotated[str | None, typer.Option(help="For instance cpu or cuda; the first CUDA device if there is one.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16; int8 on a CPU: quicker, less exact.")]
 Threshold = Annotated[float, typer.Option(help="Objects with a higher score count as found, 0 to 1.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 
-def load_model(model: str, adapter: Path | None, device: str | None) -> tuple[Sam3, Adapter | None]:
+def load_model(
+    model: str, adapter: Path | None, device: str | None, precision: str = "fp32"
+) -> tuple[Sam3, Adapter | None]:
     """The model, and the adapter in it if one was named."""
     import torch
 
     from sam3.checkpoint import load_sam3
+    from sam3.speed import as_precision, set_precision
     from workbench.adapters import load_adapter
 
+    numbers = as_precision(precision)
     loaded = load_sam3(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return loaded, None if adapter is None else load_adapter(loaded, adapter)
+    its_adapter = None if adapter is None else load_adapter(loaded, adapter)
+    return set_precision(loaded, numbers), its_adapter

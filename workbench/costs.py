@@ -152,6 +152,7 @@ def estimate(
         seconds_per_step=per_step,
         seconds=config.steps * per_step
         + num_views * trial.view_seconds
+        + len(replay) * trial.seconds(1)  # asking every scene once: no gradients, but all of its phrases
         + math.ceil(config.steps / config.checkpoint_every) * trial.save_seconds,
         peak_bytes=kept + int(max(trial.peak(at_once) + state, trial.idle + 6 * state)),
         cache_bytes=cache,
@@ -176,13 +177,10 @@ def check(cost: Cost, config: FinetuneConfig) -> None:
 
 
 def _distinct_views(pool: ViewPool, config: FinetuneConfig) -> float:
-    """How many different views the steps are going to draw."""
-
-    def drawn(number: int, per_step: int) -> float:
-        return number * (1 - (1 - min(per_step / number, 1.0)) ** config.steps) if number else 0.0
-
-    learnt = drawn(pool.num_learn * pool.num_views, min(config.images, pool.num_learn))
-    return learnt + drawn(len(pool.examples) - pool.num_learn, config.replay_images)
+    """How many different views the steps are going to draw; every replayed scene is looked at."""
+    number, per_step = pool.num_learn * pool.num_views, min(config.images, pool.num_learn)
+    learnt = number * (1 - (1 - min(per_step / number, 1.0)) ** config.steps)
+    return learnt + len(pool.examples) - pool.num_learn
 
 
 def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) -> _Trial:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.command_options import AdapterFolder, Debug, Device, Model, Threshold, load_model
+from workbench.command_options import AdapterFolder, Debug, Device, Model, Precision, Threshold, load_model
 
 if TYPE_CHECKING:
     from workbench.examples import ExampleSet
@@ -125,6 +125,7 @@ def label(
         str, typer.Option(help="For several machines and one folder: 2/4 does the second quarter.")
     ] = "1/1",
     workers: Annotated[int | None, typer.Option(min=1, help="Pictures worked on at the same time.")] = None,
+    precision: Precision = "fp32",
     device: Device = None,
     debug: Debug = False,
 ) -> None:
@@ -148,8 +149,9 @@ def label(
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
         raise ValueError(f"--part received {part!r}; expected two numbers such as 2/4")
     config = BulkConfig(tuple(phrase), score_threshold, shard_size, (int(numbers[0]), int(numbers[1])))
-    loaded, handle = load_model(model, adapter, device)
+    loaded, handle = load_model(model, adapter, device, precision)
     name = model if handle is None else f"{model} + {adapter}"
+    name += "" if precision == "fp32" else f" in {precision}"
     done = label_folder(handle or loaded, folder, out, config, model_name=name, workers=workers)
     pace = f" ({done.num_new / done.seconds:.1f} a second)" if done.num_new else ""
     typer.echo(

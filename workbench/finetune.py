@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ from sam3.model import Sam3
 from sam3.prompts import Prompt
 from workbench.adapters import Adapter
 from workbench.augment import AugmentConfig
-from workbench.batches import Asked, Key, ViewPool, ask, targets_of
+from workbench.batches import Asked, Key, ViewPool, ask, mixed_precision, targets_of
 from workbench.evaluate import evaluate, metrics_of
 from workbench.examples import Example, ExampleSet
 from workbench.processes import Processes
+from workbench.replay import Replay
 from workbench.run_events import Stopped
 from workbench.run_state import RunState
 
@@ -46,7 +46,8 @@ class FinetuneConfig:
         absent_share: wanted share of absent phrases among them; without absent phrases a model learns to say yes.
         exemplar_share: share of phrases that also get example boxes or points, positive and negative, so that the model
             still answers to them.
-        replay_images: pictures per step that repeat what the base model knew, when there are any.
+        replay_images: scenes per step that are asked again, against forgetting, when there are any.
+        replay_weight: of their loss; more forgets less and learns less (see `workbench.replay`).
         views: different crops and turns of each picture over the whole run; fewer when their features would not fit.
         cache_gb: memory for image features kept from step to step when the image encoder is frozen.
         warmup: steps until the peak rate; after it the rate falls as half a cosine.
@@ -66,7 +67,8 @@ class FinetuneConfig:
     phrases: int = 4
     absent_share: float = 0.5
     exemplar_share: float = 0.3
-    replay_images: int = 1
+    replay_images: int = 2
+    replay_weight: float = 1.0
     views: int = 12
     cache_gb: float = 4.0
     warmup: int = 10
@@ -93,7 +95,9 @@ class FinetuneConfig:
         if not self.cache_gb >= 0:
             raise ValueError(f"received cache_gb={self.cache_gb}; expected gigabytes, 0 keeps no features")
         if self.replay_images < 0:
-            raise ValueError(f"received replay_images={self.replay_images}; expected a number of pictures, 0 for none")
+            raise ValueError(f"received replay_images={self.replay_images}; expected a number of scenes, 0 for none")
+        if not (math.isfinite(self.replay_weight) and self.replay_weight >= 0):
+            raise ValueError(f"received replay_weight={self.replay_weight}; expected a number from 0 up")
         for name in ("absent_share", "exemplar_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"received {name}={getattr(self, name)}; expected a share from 0 to 1")
@@ -131,6 +135,7 @@ def finetune(
     held_out: ExampleSet | None = None,
     replay: ExampleSet | None = None,
     progress: bool = True,
+    on_scene: Callable[[], None] | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> FinetuneResult:
     """Trains the adapter on a few labelled pictures.
@@ -143,8 +148,9 @@ def finetune(
             settings found there is continued.
         config: settings.
         held_out: pictures to measure on now and then; the run ends early when they stop improving.
-        replay: pictures with the base model's own answers (see `workbench.guard`), shown again against forgetting.
+        replay: scenes that the base model is asked about before, and again in every step (see `workbench.replay`).
         progress: show a bar.
+        on_scene: called before each scene is asked about; may raise `Stopped`.
         on_step: called with every log line; may raise `Stopped`.
 
     Raises:
@@ -158,15 +164,18 @@ def finetune(
             f"{examples.name!r} shows no object at all; label at least one object of one phrase before training"
         )
     examples = examples.subset(dict.fromkeys(example.image_id for example, _ in examples.pairs()), examples.name)
-    repeated = [example for example in replay or () if example.concepts]
-    pool = ViewPool(model, examples.examples, config, is_frozen=adapter.plan.freezes_image_encoder, replay=repeated)
+    scenes = replay.examples if replay and config.replay_images else ()
+    pool = ViewPool(model, examples.examples, config, is_frozen=adapter.plan.freezes_image_encoder, replay=scenes)
     optimiser = torch.optim.AdamW(adapter.parameters.values(), weight_decay=config.weight_decay)
     processes = Processes.found()
-    description = describe_run(adapter, examples, config, held_out, repeated)
+    description = describe_run(adapter, examples, config, held_out, scenes)
     run = RunState(Path(out), adapter, optimiser, description, processes.is_first)
     run.resume()
     if run.step == 0:
         run.save()
+    known = Replay(pool)
+    if run.step < config.steps:
+        known.remember(model, adapter, progress=progress and processes.is_first, on_scene=on_scene)
     was_resumed, start, peak = run.step > 0, time.perf_counter(), config.rate or adapter.plan.kind.rate
     bar = tqdm(
         total=config.steps,
@@ -180,7 +189,7 @@ def finetune(
             for group in optimiser.param_groups:
                 group["lr"] = peak * run.caution * rate_factor(run.step, config.steps, config.warmup)
             try:
-                losses = _gradients(model, adapter, pool, config, run.step, processes)
+                losses = _gradients(model, adapter, pool, known, config, run.step, processes)
             except FloatingPointError as error:
                 bar.write(f"step {run.step + 1}: {error}; {run.roll_back()}")
                 bar.n = run.step
@@ -208,7 +217,13 @@ def finetune(
 
 
 def _gradients(
-    model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig, step: int, processes: Processes
+    model: Sam3,
+    adapter: Adapter,
+    pool: ViewPool,
+    known: Replay,
+    config: FinetuneConfig,
+    step: int,
+    processes: Processes,
 ) -> dict[str, float]:
     """Leaves the clipped gradients of one step in the adapter and returns what the log says about it.
 
@@ -219,6 +234,7 @@ def _gradients(
     torch.manual_seed(int(rng.integers(2**31)))  # dropout
     to_training(model, adapter)
     keys, asked = ask(pool, config, rng, step)
+    again = known.choose(config.replay_images, config.phrases, rng)
     whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in asked), len(asked))
     for parameter in adapter.parameters.values():
         parameter.grad = None
@@ -230,6 +246,13 @@ def _gradients(
     for start in range(0, len(mine), at_once):
         for name, value in run_part(model, pool, config, keys, asked, mine[start : start + at_once], whole).items():
             values[name] += value
+    values |= {"replay": 0.0} if again else {}
+    num_pairs, repeated = sum(len(scene.phrases) for scene in again), again[processes.rank :: processes.count]
+    for start in range(0, len(repeated), at_once):
+        loss = config.replay_weight * known.loss(model, repeated[start : start + at_once], num_pairs)
+        loss.backward()
+        values["replay"] += float(loss.detach())
+    values["loss"] += values.get("replay", 0.0)
     values = processes.add_up(adapter, values)
     norm = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), 1.0)
     if not (torch.isfinite(norm) and math.isfinite(values["loss"])):
@@ -263,8 +286,7 @@ def run_part(
     prompts: list[list[Prompt]] = [[a.prompt for a in mine if a.view == row] for row in rows]
     # Only what is there has masks to learn from.
     present = torch.tensor([pair for pair, a in enumerate(mine) if a.concept.is_present], dtype=torch.long)
-    is_mixed = model.device.type == "cuda" and model.dtype == torch.float32
-    with torch.autocast("cuda", torch.bfloat16) if is_mixed else nullcontext():
+    with mixed_precision(model):
         output = model.detect(
             pool.features([keys[row] for row in rows]),
             prompts,

@@ -1,8 +1,8 @@
 """The forgetting guard: what the model knew before is measured before and after, and shown again during training.
 
 A tuned model that fires on every phrase, or has lost its other words, looks fine on its own ten pictures. So a
-retention set of general phrases, true and absent, is asked of the model without and with the adapter; and pictures
-with the base model's own right answers are replayed while the adapter learns.
+retention set of general phrases, true and absent, is asked of the model without and with the adapter; and other such
+scenes are asked again while the adapter learns (`workbench.replay`).
 """
 
 from __future__ import annotations
@@ -11,20 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
-from tqdm.auto import tqdm
-
-from sam3.masks import mask_iou
-from sam3.model import Sam3
-from sam3.predictor import ImagePredictor
 from workbench.adapters import Adapter
 from workbench.domains import shapes
 from workbench.evaluate import Evaluation, evaluate
-from workbench.examples import Concept, ExampleSet
+from workbench.examples import ExampleSet
 
 _RETENTION_SEED, _REPLAY_SEED = 770_001, 770_002
-_SAME = 0.5  # IoU from which on two masks are the same object
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,7 @@ class GuardConfig:
 
     Attributes:
         scenes: rendered scenes of the retention set, eight phrases each; 0 switches the guard off.
-        replay: rendered scenes whose right answers by the base model are replayed during training; 0 for none.
+        replay: rendered scenes that are asked again during training (see `workbench.replay`); 0 for none.
         max_cgf1_loss: the run is flagged when cgF1 on the retention set (0..1) falls by more.
         max_refusal_loss: the run is flagged when the share of absent phrases that are refused (0..1) falls by more.
     """
@@ -135,43 +127,6 @@ def retention(before: Evaluation, after: Evaluation, config: GuardConfig) -> Ret
     )
 
 
-def replay_set(
-    model: Sam3, num_scenes: int, *, progress: bool = True, on_picture: Callable[[], None] | None = None
-) -> ExampleSet:
-    """Rendered scenes labelled with what the model knew, to be asked for before an adapter learns anything.
-
-    The labels are its own answers where they are right: something is there and most of it is found, or nothing is there
-    and nothing is found. What it got wrong is unknown, since replaying false alarms would teach it to raise more.
-    """
-    asked = shapes.held_out_set(num_scenes, _REPLAY_SEED)
-    predictor = ImagePredictor(model)
-    examples = []
-    for example in tqdm(asked, desc="answers to replay", unit="picture", disable=not progress):
-        if on_picture is not None:
-            on_picture()
-        predictor.set_image(example.load_image())
-        answers = predictor.predict([concept.phrase for concept in example.concepts])
-        concepts = tuple(
-            what_was_right(truth, answer.masks) for truth, answer in zip(example.concepts, answers, strict=True)
-        )
-        examples.append(replace(example, concepts=concepts))
-    return ExampleSet(name="what the model knew", examples=tuple(examples))
-
-
-def what_was_right(truth: Concept, masks: np.ndarray) -> Concept:
-    """The model's answer to a phrase as a label, or unknown where it was wrong.
-
-    Args:
-        truth: what the scene shows; its status is known.
-        masks: (N,H,W) bool, the answer.
-    """
-    found = masks[masks.any(axis=(1, 2))] if len(masks) else masks
-    if truth.status == "absent":
-        return Concept(truth.phrase, "unknown" if len(found) else "absent")
-    if not len(found):
-        return Concept(truth.phrase, "unknown")
-    overlaps = mask_iou(torch.from_numpy(found), torch.from_numpy(truth.masks)).numpy() >= _SAME
-    is_right = overlaps.any(axis=1)
-    if is_right.mean() < 0.5 or overlaps.any(axis=0).mean() < 0.5:
-        return Concept(truth.phrase, "unknown")
-    return Concept(truth.phrase, "positive", found[is_right])
+def replay_set(num_scenes: int) -> ExampleSet:
+    """Rendered scenes of the same kind, others than those of the retention set, to be asked again during training."""
+    return replace(shapes.held_out_set(num_scenes, _REPLAY_SEED), name="replayed scenes")

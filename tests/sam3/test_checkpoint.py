@@ -220,7 +220,7 @@ def test_dtype_of_file_and_model(model: Sam3, tmp_path: Path) -> None:
     loaded = load_sam3(tmp_path / "half.safetensors")
     assert loaded.dtype == torch.float32
     assert torch.equal(loaded.detector.decoder.norm.weight, model.detector.decoder.norm.weight.bfloat16().float())
-    assert load_sam3(tmp_path / "half.safetensors", dtype=torch.float16).dtype == torch.float16
+    assert load_sam3(tmp_path / "half.safetensors", precision="fp16").dtype == torch.float16
     save(model, tmp_path / "folder", layout="transformers", dtype=torch.float16)
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["dtype"] == "float16"
 

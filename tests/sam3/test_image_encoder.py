@@ -47,7 +47,7 @@ def test_windows_at_the_edge_are_filled_with_zeros(ready: Sam3) -> None:
     block = ready.image_encoder.blocks[0]
     assert isinstance(block, Block) and block.window_size == 4
     x = torch.randn(2, 6, 7, 48)
-    received = block.attend(x)
+    received = block.attend(x, block.rotary(7, x.device))
     assert received.shape == x.shape
     for index, picture in enumerate(x):
         padded = torch.zeros(8, 8, 48)
@@ -67,7 +67,8 @@ def test_only_global_blocks_look_beyond_their_window(ready: Sam3) -> None:
     other[:, 1, 2] = 3 * torch.randn(48)
     for index, block in enumerate(ready.image_encoder.blocks):
         assert isinstance(block, Block)
-        is_changed = (block(x) - block(other)).abs().amax(-1)[0] > 1e-7
+        rotary = block.rotary(8, x.device)
+        is_changed = (block(x, rotary) - block(other, rotary)).abs().amax(-1)[0] > 1e-7
         assert is_changed[:4, :4].all()
         assert bool(is_changed[4:].any()) == bool(is_changed[:, 4:].any()) == (index in (1, 3))
 
@@ -157,4 +158,4 @@ def test_other_sizes_scale_the_positions_of_global_blocks(ready: Sam3) -> None:
         rotary = rotary_table(grid, grid, 16, 4 / grid, x.device)
         with torch.no_grad():
             expected = block.attention(tokens, tokens, tokens, rotary=rotary).view_as(x)
-            torch.testing.assert_close(block.attend(x), expected)
+            torch.testing.assert_close(block.attend(x, block.rotary(grid, x.device)), expected)
