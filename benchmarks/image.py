@@ -2,6 +2,8 @@
 
     python benchmarks/image.py --out benchmarks/results/image.json
     python benchmarks/image.py --size sam3 --task phrase --task phrases8 --repeats 1     # the released size, 12 GB
+    python benchmarks/image.py --side int8 --side ours --side theirs                     # numbers of eight bits
+    python benchmarks/image.py --device cuda --size sam3 --side bf16-compiled --side bf16 --side theirs-bf16
 
 Every side lives in a process of its own and does each task in turns with the others, so that what else the machine
 does falls on all. All begin with pixels of a picture and end with masks of its size for the objects found. Theirs keeps
@@ -26,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -82,13 +85,14 @@ class Setting:
     Attributes:
         folder: weights, in the layout of transformers.
         num_found: objects found by every prompt.
-        side: of the pictures in pixels. threads: of each process.
+        side: of the pictures in pixels. threads: of each process. device: of each model.
     """
 
     folder: str
     num_found: int
     side: int
     threads: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Cost:
     Attributes:
         seconds: on the clock. cpu_seconds: of this process alone.
         num_masks: that came out.
-        peak_gb: the most memory the process has held so far.
+        peak_gb: the most memory the process has held so far, on a GPU that of tensors there.
         stages: seconds in each part of the model.
     """
 
@@ -114,7 +118,7 @@ Answer = Callable[[Task, Sequence[np.ndarray]], int]
 
 # --------------------------------------------------------------------------------------------------------------- sides
 def ours(setting: Setting, **how: Any) -> tuple[Answer, dict[str, list[torch.nn.Module]]]:
-    model = load_sam3(setting.folder, **how)
+    model = load_sam3(setting.folder, device=setting.device, **how)
     detector, encoder = model.detector, model.image_encoder
 
     def present(_: Any, __: Any, layers: Any) -> Any:
@@ -143,35 +147,39 @@ def ours(setting: Setting, **how: Any) -> tuple[Answer, dict[str, list[torch.nn.
     }
 
 
-def theirs(setting: Setting) -> tuple[Answer, dict[str, list[torch.nn.Module]]]:
+def theirs(setting: Setting, dtype: torch.dtype = torch.float32) -> tuple[Answer, dict[str, list[torch.nn.Module]]]:
     from transformers import Sam3Model
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    model = Sam3Model.from_pretrained(setting.folder).eval()
+    model = Sam3Model.from_pretrained(setting.folder).eval().to(setting.device, dtype)
     size = model.config.vision_config.backbone_config.image_size
     tokenizer = Tokenizer(model.config.text_config.max_position_embeddings)
     kept: list[Any] = []
 
     def answer(task: Task, pictures: Sequence[np.ndarray]) -> int:
         if not task.keeps:
-            kept[:] = [model.get_vision_features(torch.stack([to_pixel_values(p, size) for p in pictures]))]
+            pixels = torch.stack([to_pixel_values(p, size) for p in pictures])
+            kept[:] = [model.get_vision_features(pixels.to(setting.device, dtype))]
         count = 0
         for word in task.words():
-            tokens = tokenizer([word] * len(pictures))
+            tokens = tokenizer([word] * len(pictures)).to(setting.device)
             more: dict[str, Any] = {}
             if task.boxes:
                 x0, y0, x1, y1 = (value / setting.side for value in BOX)
                 box = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]).expand(1, task.boxes, -1)
-                more = {"input_boxes": box, "input_boxes_labels": torch.ones(1, task.boxes, dtype=torch.long)}
-            mask = (torch.arange(tokens.shape[1]) <= tokens.argmax(1)[:, None]).long()
+                more = {
+                    "input_boxes": box.to(setting.device, dtype),
+                    "input_boxes_labels": torch.ones(1, task.boxes, dtype=torch.long, device=setting.device),
+                }
+            mask = (torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(1)[:, None]).long()
             output = model(vision_embeds=kept[0], input_ids=tokens, attention_mask=mask, **more)
             scores = forced_logits(output.pred_logits, setting.num_found).sigmoid()
             for picture, masks, score in zip(pictures, output.pred_masks, scores, strict=True):
                 chosen = masks[score > SCORE - 0.1][:, None]
                 full = F.interpolate(chosen, size=picture.shape[:2], mode="bilinear", align_corners=False)
-                count += len((full[:, 0] > 0).numpy())
+                count += len((full[:, 0] > 0).cpu().numpy())
         return count
 
     return answer, {
@@ -187,7 +195,12 @@ def theirs(setting: Setting) -> tuple[Answer, dict[str, list[torch.nn.Module]]]:
 
 SIDES: dict[str, Callable[[Setting], tuple[Answer, dict[str, list[torch.nn.Module]]]]] = {
     "ours": ours,
+    "int8": partial(ours, precision="int8"),
+    "bf16": partial(ours, precision="bf16"),
+    "compiled": partial(ours, compile=True),
+    "bf16-compiled": partial(ours, precision="bf16", compile=True),
     "theirs": theirs,
+    "theirs-bf16": partial(theirs, dtype=torch.bfloat16),
 }
 
 
@@ -229,12 +242,14 @@ def serve(name: str, setting: Setting, connection: Connection) -> None:
             ]
             with timed(stages) as spent:
                 start, cpu_start = time.perf_counter(), time.process_time()
-                num_masks = answer(task, pictures)
+                num_masks = answer(task, pictures)  # ends with arrays, so a GPU has nothing left to do
                 seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-            connection.send(Cost(seconds, cpu_seconds, num_masks, peak_gb(), dict(spent)))
+            connection.send(Cost(seconds, cpu_seconds, num_masks, peak_gb(setting.device), dict(spent)))
 
 
-def peak_gb() -> float:
+def peak_gb(device: str) -> float:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak if sys.platform == "darwin" else peak * 1024) / 1e9
 
@@ -253,7 +268,7 @@ def compare(
         lines[name].recv()
     results = []
     for task in tasks:
-        able = [name for name in sides if name != "theirs" or not task.boxes or find_spec("torchvision")]
+        able = [name for name in sides if not name.startswith("theirs") or not task.boxes or find_spec("torchvision")]
         costs: dict[str, list[Cost]] = {name: [] for name in able}
         for turn in range(warm + repeats):
             for name in able:
@@ -282,9 +297,9 @@ def summary(costs: Sequence[Cost]) -> dict[str, Any]:
     }
 
 
-def ratio(costs: Sequence[Cost], others: Sequence[Cost]) -> float:
-    """CPU time over that of another side, turn by turn: the median."""
-    return median(own.cpu_seconds / other.cpu_seconds for own, other in zip(costs, others, strict=True))
+def ratio(costs: Sequence[Cost], others: Sequence[Cost], clock: str) -> float:
+    """Time over that of another side, turn by turn: the median."""
+    return median(getattr(own, clock) / getattr(other, clock) for own, other in zip(costs, others, strict=True))
 
 
 def main(
@@ -295,6 +310,7 @@ def main(
     found: Annotated[int, typer.Option(min=0, help="Objects found by every prompt.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Times that each task is done.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda; ratios are of CPU time or of time on the clock.")] = "cpu",
 ) -> None:
     """Time and memory of tasks with pictures, side by side."""
     for option, given, known in (
@@ -308,16 +324,16 @@ def main(
     load, config = os.getloadavg()[0], without_tracker(SIZES[size])
     with tempfile.TemporaryDirectory() as folder:
         write_weights(config, folder)
-        setting = Setting(folder, found, max(480, config.image_encoder.image_size), threads)
+        setting = Setting(folder, found, max(480, config.image_encoder.image_size), threads, device)
         warm = 0 if size == "sam3" else 2
         results = compare(setting, [TASKS[name] for name in names], sides, repeats, warm)
-    rows = []
+    rows, clock = [], "cpu_seconds" if device == "cpu" else "seconds"
     typer.echo(
-        f"{'':<11}" + "".join(f"{name:>12} s{'CPU s':>9}{'GB':>7}" for name in sides) + f"   CPU s / {sides[-1]}'s"
+        f"{'':<11}" + "".join(f"{name:>12} s{'CPU s':>9}{'GB':>7}" for name in sides) + f"   time / that of {sides[-1]}"
     )
     for name, costs in zip(names, results, strict=True):
         row = {which: summary(side_costs) for which, side_costs in costs.items()}
-        ratios = {which: ratio(costs[which], costs[sides[-1]]) for which in sides[:-1] if sides[-1] in costs}
+        ratios = {which: ratio(costs[which], costs[sides[-1]], clock) for which in sides[:-1] if sides[-1] in costs}
         rows.append({"task": name, **asdict(TASKS[name]), "sides": row, "ratio": ratios})
         numbers = "".join(
             f"{row[s]['seconds']:>14.3f}{row[s]['cpu_seconds']:>9.3f}{row[s]['peak_gb']:>7.2f}"
@@ -328,7 +344,7 @@ def main(
         typer.echo(f"{name:<11}{numbers}   " + ", ".join(f"{value:.2f}" for value in ratios.values()))
     if out is not None:
         versions = {"torch": torch.__version__, "transformers": version("transformers"), "machine": platform.machine()}
-        facts = {"size": size, "threads": threads, "repeats": repeats, "load": load, **versions}
+        facts = {"size": size, "threads": threads, "device": device, "repeats": repeats, "load": load, **versions}
         write_text(out, json.dumps({**facts, "tasks": rows}, indent=1))
         typer.echo(f"Written to {out}")
 

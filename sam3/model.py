@@ -106,6 +106,7 @@ class Sam3(nn.Module):
         mask_pairs: Tensor | Callable[[Tensor], Tensor] | None = None,
         one_to_many: bool = False,
         probe_boxes_cxcywh: Tensor | None = None,
+        attended: Tensor | None = None,
     ) -> DetectorOutput:
         """Every instance of every prompt.
 
@@ -116,7 +117,7 @@ class Sam3(nn.Module):
             pixel_values: (B, 3, S, S) in -1..1, or features from `image_encoder`.
             prompts: one list per picture; coordinates in pixels of the S x S input.
             text: features of all phrases in order, when they are at hand.
-            with_masks, mask_pairs, one_to_many, probe_boxes_cxcywh: see `Detector.forward`.
+            with_masks, mask_pairs, one_to_many, probe_boxes_cxcywh, attended: see `Detector.forward`.
 
         Raises:
             ValueError: the number of lists is not the number of pictures, or nothing is asked.
@@ -142,6 +143,7 @@ class Sam3(nn.Module):
             mask_pairs=mask_pairs,
             one_to_many=one_to_many,
             probe_boxes_cxcywh=probe_boxes_cxcywh,
+            attended=attended,
         )
 
     def exemplars(self, prompts: Sequence[Prompt], side: int) -> Exemplars:

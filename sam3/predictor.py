@@ -34,6 +34,9 @@ from sam3.video.source import FrameSource, Video, open_video
 if TYPE_CHECKING:
     import supervision
 
+_PAIRS_AT_ONCE = 16
+_CELLS_AT_ONCE = 4096  # more do not fit into the caches of a CPU, and take longer together than one by one
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -86,7 +89,8 @@ class ImagePredictor:
         model: from `load_sam3`; put into evaluation mode.
         score_threshold: candidates must score higher than this, 0..1.
         image_size: side of the model's input; a multiple of the patch size. Default: what the model was trained at.
-        pairs_at_once: prompts answered in one pass; bounds the memory.
+        pairs_at_once: prompts answered in one pass; bounds the memory. Default: as many as make a pass quick, on a CPU
+            one where pictures are large.
         keeps_text: encode each phrase only once, for many pictures; the model's weights must not change meanwhile.
 
     Example:
@@ -103,14 +107,16 @@ class ImagePredictor:
         score_threshold: float = 0.5,
         *,
         image_size: int | None = None,
-        pairs_at_once: int = 16,
+        pairs_at_once: int | None = None,
         keeps_text: bool = False,
     ):
         self.model = model.eval()
         self.keeps_text = keeps_text
         self.score_threshold = _checked(score_threshold)
         self.image_size = image_size or model.config.image_encoder.image_size
-        self.pairs_at_once = pairs_at_once
+        cells = (self.image_size // model.config.image_encoder.patch_size) ** 2
+        few = max(1, _CELLS_AT_ONCE // cells) if model.device.type == "cpu" else _PAIRS_AT_ONCE
+        self.pairs_at_once = pairs_at_once or min(few, _PAIRS_AT_ONCE)
         self._features: ImageFeatures | None = None
         self._texts: tuple[list[str], TextFeatures | None] = ([], None)
         self._trunk: Tensor | None = None
@@ -174,13 +180,16 @@ class ImagePredictor:
         threshold = self.score_threshold if score_threshold is None else _checked(score_threshold)
         asked = [(row, prompt) for row, group in enumerate(prompts) for prompt in as_prompts(group)]
         answers: list[list[Prediction]] = [[] for _ in prompts]
+        attended = self.model.detector.attend(self._features) if asked else None
         for start in range(0, len(asked), self.pairs_at_once):
             part = asked[start : start + self.pairs_at_once]
             rows = sorted({row for row, _ in part})
+            chosen = torch.tensor(rows, device=self.model.device)
             scaled = [[p.on_input(self._sizes[row], self.image_size) for r, p in part if r == row] for row in rows]
             output = self.model.detect(
-                self._features[torch.tensor(rows, device=self.model.device)],
+                self._features[chosen],
                 scaled,
+                attended=None if attended is None else attended[chosen],
                 text=self._text([prompt.text for group in scaled for prompt in group]) if self.keeps_text else None,
                 mask_pairs=lambda scores: (scores > threshold).any(1).nonzero().squeeze(1),
             )

@@ -17,6 +17,8 @@ PROGRAMS = {
     "app_load": "--visitors",
     "costs": "--steps",
     "full_size": "--steps",
+    "image": "--task",
+    "precision": "--scenes",
     "video": "--objects",
     "video_memory": "--frames",
 }
@@ -64,6 +66,30 @@ def test_full_size_measures_a_plan_with_the_tiny_model(repo_root, tmp_path):
     assert plan["view_mb"] == pytest.approx(2.064, abs=0.001) and 6e6 < plan["parameters"] < 9e6
     assert 0.2 < plan["peak_gb"] < plan["whole"]["gb"] < 3
     assert plan["seconds_per_step"] > 0 and plan["whole"]["minutes"] > 0
+
+
+def test_image_sets_our_answers_beside_those_of_transformers(repo_root, tmp_path):
+    """The program stops if either side hands out another number of masks than was asked for."""
+    arguments = ["--size", "small", "--repeats", 1, "--threads", 1, "--found", 3, "--side", "int8", "--side", "ours"]
+    text = run(repo_root, "image", *arguments, "--side", "theirs", "--out", tmp_path / "image.json")
+    content = json.loads((tmp_path / "image.json").read_text(encoding="utf-8"))
+    tasks = {task["task"]: task for task in content["tasks"]}
+    assert (
+        list(tasks) == ["phrase", "further", "phrases8", "phrases32", "pictures4", "exemplars"] and "phrases8" in text
+    )
+    for task in tasks.values():
+        assert {"int8", "ours"} <= set(task["sides"]) and all(side["seconds"] > 0 for side in task["sides"].values())
+    stages = tasks["further"]["sides"]["ours"]["stages"]
+    assert stages["vision transformer"] == 0 and stages["fusion encoder"] > 0
+    assert tasks["phrases8"]["ratio"]["ours"] < 1.2
+
+
+def test_precision_measures_answers_and_quality(repo_root, tmp_path):
+    run(repo_root, "precision", "--size", "small", "--scenes", 2, "--out", tmp_path / "precision.json")
+    rows = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))["precisions"]
+    assert [row["precision"] for row in rows] == ["fp32", "bf16", "int8"]
+    assert rows[0]["mask_iou"] == 1 and all(0.5 < row["mask_iou"] <= 1 for row in rows[1:])
+    assert all(0 <= row["cgf1"] <= 1 for row in rows)
 
 
 def test_video_sets_our_session_beside_that_of_transformers(repo_root, tmp_path):

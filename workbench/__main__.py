@@ -132,7 +132,7 @@ def adapt(
         for complaint in result.retention.complaints:
             typer.echo(f"  {complaint}", err=True)
         typer.echo(
-            "More replay (guard.replay), fewer steps or the plan 'tokens' forget less; limits are under guard.",
+            "A larger train.replay_weight, fewer steps or the plan 'tokens' forget less; limits are under guard.",
             err=True,
         )
         raise typer.Exit(3)

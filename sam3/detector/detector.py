@@ -179,6 +179,7 @@ class Detector(nn.Module):
         mask_pairs: Tensor | Callable[[Tensor], Tensor] | None = None,
         one_to_many: bool = False,
         probe_boxes_cxcywh: Tensor | None = None,
+        attended: Tensor | None = None,
     ) -> DetectorOutput:
         """Finds every instance of each prompt.
 
@@ -189,15 +190,15 @@ class Detector(nn.Module):
             mask_pairs: only these prompts get mask features, or those that a function chooses by the scores (P, Q);
                 default all.
             one_to_many, probe_boxes_cxcywh: see `Decoder.forward`.
+            attended: what `attend` gave for these pictures, when several calls ask about them.
         """
         exemplar_tokens, exemplar_valid = self.exemplar_encoder(exemplars, features.pyramid[-1], image_index)
         prompt = torch.cat([text.tokens, exemplar_tokens], dim=1)  # (P, S, C)
         is_valid = torch.cat([text.is_valid, exemplar_valid], dim=1)
         prompt_mask = is_valid[:, None, None]
         grid = features.grid
-        tokens = features.pyramid[-1].flatten(2).transpose(1, 2)  # (B, hw, C)
-        positions = sine_position_map(*grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
-        image = self.fusion_encoder(tokens, image_index, positions, prompt, prompt_mask)
+        tokens, positions = _tokens(features)
+        image = self.fusion_encoder(tokens, image_index, positions, prompt, prompt_mask, attended)
         decoded = self.decoder(
             image,
             positions,
@@ -232,6 +233,10 @@ class Detector(nn.Module):
             probes=tuple(s[-1] for s in sections) if num_probes else (),
         )
 
+    def attend(self, features: ImageFeatures) -> Tensor:
+        """What the fusion encoder makes of pictures before it looks at a prompt: (B, hw, C)."""
+        return self.fusion_encoder.attend(*_tokens(features))
+
     def _predict(self, layer: DecoderLayerOutput, prompt: Tensor, is_valid: Tensor, with_masks: bool) -> LayerOutput:
         return LayerOutput(
             pred_logits=self.scoring(layer.queries, prompt, is_valid),
@@ -239,6 +244,12 @@ class Detector(nn.Module):
             presence_logits=layer.presence_logits,
             mask_vectors=self.mask_head.mask_vectors(layer.queries) if with_masks else None,
         )
+
+
+def _tokens(features: ImageFeatures) -> tuple[Tensor, Tensor]:
+    """Image tokens (B, hw, C) and the code of their positions (1, hw, C)."""
+    tokens = features.pyramid[-1].flatten(2).transpose(1, 2)
+    return tokens, sine_position_map(*features.grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
 
 
 def _split(layer: LayerOutput, sizes: list[int]) -> list[LayerOutput]:

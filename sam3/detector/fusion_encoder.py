@@ -27,13 +27,17 @@ class FusionLayer(nn.Module):
         self.fc2 = nn.Linear(config.mlp_width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor, image_index: Tensor | None = None
-    ) -> Tensor:
-        """Image tokens (P, hw, C) after this layer; with `image_index` x holds pictures, which see themselves once."""
+    def forward(self, x: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Image tokens (P, hw, C) after this layer."""
+        return self.fuse(self.attend(x, positions), prompt, prompt_mask)
+
+    def attend(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Tokens (B, hw, C) after self-attention, which knows nothing of the prompt."""
         h = self.norm1(x)
-        x = x + self.dropout(self.self_attention(h + positions, h + positions, h))
-        x = x if image_index is None else x[image_index]
+        return x + self.dropout(self.self_attention(h + positions, h + positions, h))
+
+    def fuse(self, x: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Tokens (P, hw, C) after what follows the self-attention."""
         x = x + self.dropout(self.prompt_attention(self.norm2(x), prompt, prompt, mask=prompt_mask))
         return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x))))))
 
@@ -49,19 +53,34 @@ class FusionEncoder(nn.Module):
         )
 
     def forward(
-        self, image: Tensor, image_index: Tensor, positions: Tensor, prompt: Tensor, prompt_mask: Tensor
+        self,
+        image: Tensor,
+        image_index: Tensor,
+        positions: Tensor,
+        prompt: Tensor,
+        prompt_mask: Tensor,
+        attended: Tensor | None = None,
     ) -> Tensor:
         """Fuses P prompts into their pictures.
 
         Args:
             image: (B, hw, C). image_index: (P,) the picture of each prompt. positions: (1, hw, C).
             prompt: (P, S, C). prompt_mask: (P, 1, 1, S), True where a prompt token is real.
+            attended: what `attend` gave for these pictures, when it is at hand.
 
         Returns:
             (P, hw, C).
         """
         first, *others = self.layers
-        x = first(image, positions, prompt, prompt_mask, image_index)
+        x = first.fuse(
+            (self.attend(image, positions) if attended is None else attended)[image_index], prompt, prompt_mask
+        )
         for layer in others:
             x = layer(x, positions, prompt, prompt_mask)
         return x
+
+    def attend(self, image: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer makes of pictures (B, hw, C) before it looks at a prompt: the same for all prompts."""
+        first = self.layers[0]
+        assert isinstance(first, FusionLayer)
+        return first.attend(image, positions)

@@ -22,7 +22,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     from apps.page import build_app, launch
 
     root = tmp_path_factory.mktemp("visitors")
-    blocks = build_app(root, limits=Limits(steps=200, frames=20))
+    blocks = build_app(root, limits=Limits(steps=600, frames=20))
     yield launch(blocks, prevent_thread_lock=True), root
     blocks.close()
 
@@ -122,13 +122,13 @@ def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, 
     assert np.abs(np.subtract(box, (28, 28, 92, 92))).max() <= 2 and marks()[0].image_id == "münze_0.png"
 
     visit.tab("Adapt")
-    page.get_by_label("number input for Steps").fill("150")
+    page.get_by_label("number input for Steps").fill("600")
     page.get_by_label("number input for Pictures kept back to measure on").fill("1")
     page.get_by_label("Phrases that are in none of the pictures").fill("star")
     page.locator("button.label-wrap", has_text="More settings").click()
     page.get_by_label("As in a recipe, one per line").fill(QUICK)
     visit.press("Start")
-    page.wait_for_function("Number(/step (\\d+) of 150/.exec(document.body.innerText)?.[1]) >= 2")
+    page.wait_for_function("Number(/step (\\d+) of 600/.exec(document.body.innerText)?.[1]) >= 2")
     visit.press("Stop")
     visit.text("Stopped at step")
     page.reload()

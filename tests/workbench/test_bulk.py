@@ -153,3 +153,13 @@ def test_the_command_writes_labels_and_another_form(folder: Path, tmp_path: Path
     assert (out / "labels.json").is_file() and list((out / "yolo").rglob("*.txt"))
     refused = CliRunner().invoke(app, [*command, "--score-threshold", "0.9", "--device", "cpu"])
     assert refused.exit_code == 2 and "other settings (score_threshold)" in refused.output
+
+
+def test_the_command_labels_in_eight_bits_and_says_so(folder: Path, tmp_path: Path) -> None:
+    command = ["label", str(folder), "--phrase", "disc", "--out", str(tmp_path), "--score-threshold", "0.3"]
+    result = CliRunner().invoke(app, [*command, "--precision", "int8"])
+    assert result.exit_code == 0 and "labelled by tiny in int8" in result.output
+    other = CliRunner().invoke(app, command)  # the same folder is not gone on with in another precision
+    assert other.exit_code == 2 and "other settings (model" in other.output
+    refused = CliRunner().invoke(app, [*command, "--precision", "int4"])
+    assert refused.exit_code == 2 and "expected one of fp32, bf16, fp16, int8" in refused.output

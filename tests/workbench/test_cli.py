@@ -341,6 +341,8 @@ def test_a_model_that_forgot_ends_with_a_code_of_its_own(project, tmp_path, monk
     monkeypatch.setattr("workbench.adapt.measure_retention", lambda *_, **__: lost)
     result = invoke("adapt", project.recipe, "--out", tmp_path / "out")
     assert result.exit_code == 3
-    assert "cgF1 on rendered scenes fell from 0.500 to 0.200" in result.stderr and "guard.replay" in result.stderr
+    assert (
+        "cgF1 on rendered scenes fell from 0.500 to 0.200" in result.stderr and "train.replay_weight" in result.stderr
+    )
     assert (tmp_path / "out" / "report.html").exists()
     assert invoke("adapt", project.recipe, "--out", tmp_path / "out").exit_code == 3
