@@ -71,16 +71,13 @@ class FusionEncoder(nn.Module):
         Returns:
             (P, hw, C).
         """
+        attended = self.attend(image, positions) if attended is None else attended
         first, *others = self.layers
-        x = first.fuse(
-            (self.attend(image, positions) if attended is None else attended)[image_index], prompt, prompt_mask
-        )
+        x = first.fuse(attended[image_index], prompt, prompt_mask)  # type: ignore[operator]
         for layer in others:
             x = layer(x, positions, prompt, prompt_mask)
         return x
 
     def attend(self, image: Tensor, positions: Tensor) -> Tensor:
         """What the first layer makes of pictures (B, hw, C) before it looks at a prompt: the same for all prompts."""
-        first = self.layers[0]
-        assert isinstance(first, FusionLayer)
-        return first.attend(image, positions)
+        return self.layers[0].attend(image, positions)  # type: ignore[operator]
