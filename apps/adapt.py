@@ -18,7 +18,7 @@ from workbench.domains.phrases import COLOURS, KINDS
 from workbench.examples import ExampleSet
 from workbench.finetune import FinetuneConfig
 from workbench.formats import examples_to_coco
-from workbench.guard import GuardConfig
+from workbench.guard import GuardConfig, replay_set
 from workbench.negatives import mine
 from workbench.recipe import LabelledPictures, Recipe, load_recipe, save_recipe
 from workbench.run_events import Stopped
@@ -109,7 +109,9 @@ def build(desk: Desk) -> None:
             raise ValueError("a training of yours runs now; ask for the cost when it has ended.")
         try:
             with training_turn(_soon()), desk.shelf.lent(model, workspace, is_bare=True) as loan:
-                found = estimate(loan.model, Plan(plan_name), examples, FinetuneConfig(steps=int(num_steps)))
+                wanted, config = Plan(plan_name), FinetuneConfig(steps=int(num_steps))
+                scenes = replay_set(GuardConfig().replay, wanted).examples
+                found = estimate(loan.model, wanted, examples, config, scenes)
         except Stopped as error:
             raise ValueError(
                 "another training runs on this machine; the cost can be tried when it has ended."

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 import typer
-from random_models import SIZES, without_tracker
+from random_models import SIZES
 
 from sam3.checkpoint import load_sam3, save
 from sam3.files import write_text
@@ -69,7 +69,7 @@ def main(
     exact = queries = None
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        save(Sam3(without_tracker(SIZES[size])), Path(folder) / "model.safetensors")
+        save(Sam3(SIZES[size].without_tracker()), Path(folder) / "model.safetensors")
         for precision in PRECISIONS:
             row: dict[str, Any] = {"precision": precision}
             if scenes:

@@ -66,8 +66,3 @@ def write_weights(config: Sam3Config, folder: str) -> None:
     if model.tracker is not None:
         torch.nn.init.constant_(model.tracker.mask_decoder.object_mlp.layers[-1].bias, 5.0)
     save(model, folder, layout="transformers")
-
-
-def without_tracker(config: Sam3Config) -> Sam3Config:
-    """The half that answers for pictures."""
-    return replace(config, image_encoder=replace(config.image_encoder, has_tracker_pyramid=False), tracker=None)

@@ -34,6 +34,7 @@ class Sam3(nn.Module):
 
     load_report: Any = None  # set by `load_sam3`: a `sam3.checkpoint.LoadReport`
     precision: str = "fp32"  # see `sam3.speed`
+    is_compiled: bool = False
 
     def __init__(self, config: Sam3Config):
         super().__init__()

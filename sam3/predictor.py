@@ -116,7 +116,9 @@ class ImagePredictor:
         self.image_size = image_size or model.config.image_encoder.image_size
         cells = (self.image_size // model.config.image_encoder.patch_size) ** 2
         few = max(1, _CELLS_AT_ONCE // cells) if model.device.type == "cpu" else _PAIRS_AT_ONCE
-        self.pairs_at_once = pairs_at_once or min(few, _PAIRS_AT_ONCE)
+        self.pairs_at_once = min(few, _PAIRS_AT_ONCE) if pairs_at_once is None else pairs_at_once
+        if self.pairs_at_once < 1:
+            raise ValueError(f"received pairs_at_once={pairs_at_once}; expected at least 1")
         self._features: ImageFeatures | None = None
         self._texts: tuple[list[str], TextFeatures | None] = ([], None)
         self._trunk: Tensor | None = None
@@ -180,7 +182,11 @@ class ImagePredictor:
         threshold = self.score_threshold if score_threshold is None else _checked(score_threshold)
         asked = [(row, prompt) for row, group in enumerate(prompts) for prompt in as_prompts(group)]
         answers: list[list[Prediction]] = [[] for _ in prompts]
-        attended = self.model.detector.attend(self._features) if asked else None
+        if not asked:
+            return answers
+        attended = self.model.detector.attend(self._features)
+        phrases = [prompt.text for _, prompt in asked]
+        text = self._text(phrases) if self.keeps_text else self.model.encode_text(phrases)
         for start in range(0, len(asked), self.pairs_at_once):
             part = asked[start : start + self.pairs_at_once]
             rows = sorted({row for row, _ in part})
@@ -189,8 +195,8 @@ class ImagePredictor:
             output = self.model.detect(
                 self._features[chosen],
                 scaled,
-                attended=None if attended is None else attended[chosen],
-                text=self._text([prompt.text for group in scaled for prompt in group]) if self.keeps_text else None,
+                attended=attended[chosen],
+                text=text[torch.arange(start, start + len(part), device=self.model.device)],
                 mask_pairs=lambda scores: (scores > threshold).any(1).nonzero().squeeze(1),
             )
             for pair, (row, prompt) in enumerate(part):

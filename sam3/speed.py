@@ -23,6 +23,8 @@ DTYPES: dict[Precision, torch.dtype] = {
     "int8": torch.float32,  # of everything but the layers in eight bits
 }
 
+_NOT_BOTH = "int8 layers cannot be compiled; choose one of both"
+
 
 def set_precision(model: Sam3, precision: Precision) -> Sam3:
     """Changes the numbers that the model calculates with, and returns it.
@@ -38,7 +40,7 @@ def set_precision(model: Sam3, precision: Precision) -> Sam3:
 
     Raises:
         ValueError: the precision is unknown; int8 on another device than the CPU, or twice, or over an adapter in the
-            encoders; another one after int8.
+            encoders, or over compiled layers; another one after int8.
 
     Example:
         >>> from sam3 import ImagePredictor, load_sam3
@@ -52,7 +54,9 @@ def set_precision(model: Sam3, precision: Precision) -> Sam3:
     if precision == "int8":
         towers = (model.image_encoder.blocks, model.detector.text_encoder)
         if model.device.type != "cpu":
-            raise ValueError(f"int8 is for CPUs, and the model is on {model.device}; use bf16 there")
+            raise ValueError(f"int8 is for CPUs, and the model is on {model.device}; use bf16 there, or the device cpu")
+        if model.is_compiled:
+            raise ValueError(_NOT_BOTH)
         if any("lora_" in name for tower in towers for name, _ in tower.named_parameters()):
             raise ValueError("an adapter reaches into the encoders; merge it (`workbench merge`), then use int8")
         model.float()
@@ -76,10 +80,18 @@ def compile_model(model: Sam3) -> Sam3:
 
     The first picture, the first phrase and every new number of phrases asked at once then take longer, up to minutes.
     Weights, names and answers stay the same but for rounding.
+
+    Raises:
+        ValueError: the model is in int8.
     """
-    detector = model.detector
-    for layer in (*model.image_encoder.blocks, *detector.fusion_encoder.layers, *detector.decoder.layers):
-        layer.compile(fullgraph=True)
+    if model.precision == "int8":
+        raise ValueError(_NOT_BOTH)
+    first, *others = model.detector.fusion_encoder.layers
+    for layer in (*model.image_encoder.blocks, *others, *model.detector.decoder.layers):
+        layer.compile()
+    # The first layer is called in two halves.
+    first.attend, first.fuse = torch.compile(first.attend), torch.compile(first.fuse)  # type: ignore[assignment, arg-type]
+    model.is_compiled = True
     return model
 
 

@@ -28,6 +28,7 @@ from workbench.command_options import (
     Settings,
     Threshold,
     load_model,
+    name_of,
 )
 from workbench.data_commands import export_labels, import_labels, label
 from workbench.model_commands import merge_adapter
@@ -255,8 +256,7 @@ def evaluate(
     examples = ExampleSet.from_coco(annotations, images, phrases=phrases).with_absent(absent or ())
     loaded, its_adapter = load_model(model, adapter, device, precision)
     asked = loaded if its_adapter is None else predictor_for(its_adapter)
-    name = f"{Path(model).name} + {adapter}" if adapter else Path(model).name
-    name += "" if precision == "fp32" else f" in {precision}"
+    name = name_of(Path(model).name, adapter, precision)
     evaluation = measure(asked, examples, score_threshold=threshold, model_name=name)
     evaluation.save(out)
     typer.echo(f"{name} on {evaluation.data}, {len(evaluation.records)} questions, {evaluation.seconds:.1f} s:")

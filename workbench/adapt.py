@@ -231,18 +231,16 @@ class Job:
         Raises:
             ValueError: the run would need more memory than there is.
         """
-        recipe, replay, held_out = self.recipe, None, None
-        # Learnt words change nothing but their own phrases: there is nothing to replay.
-        if recipe.guard.replay and recipe.plan.name != "tokens":
-            replay = replay_set(recipe.guard.replay)
+        recipe, held_out = self.recipe, None
+        on_scene = self._tell("preparing the training")
+        replay = replay_set(recipe.guard.replay, recipe.plan)
         if recipe.hold_out:
             learn, held_out = learn.few_shot(len(learn) - recipe.hold_out, recipe.seed)
         if not (out / "state.pt").exists():
-            cost = estimate(self.model, recipe.plan, learn, recipe.train, replay.examples if replay else ())
+            cost = estimate(self.model, recipe.plan, learn, recipe.train, replay.examples)
             check(cost, recipe.train)
             if self.progress:
                 tqdm.write(f"expected: {cost}", file=sys.stderr)
-        on_scene = self._tell("asking what the model knows" if replay else "adapting")
         torch.manual_seed(recipe.seed)
         present = [concept.phrase for _, concept in learn.pairs() if concept.status == "positive"]
         adapter = add_adapter(self.model, recipe.plan, tuple(dict.fromkeys(present)))

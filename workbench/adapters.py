@@ -125,6 +125,11 @@ class Adapter:
     @torch.no_grad()
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Puts back what `state` returned."""
+        if self._base_weights and self.model.precision == "int8":
+            raise ValueError(
+                "the plan 'full' cannot be switched in int8, where the weights are no longer there; merge the adapter "
+                "(`workbench merge`), then use int8"
+            )
         parameters = self.parameters
         if parameters.keys() != state.keys():
             odd = sorted(parameters.keys() ^ state.keys())
@@ -304,8 +309,8 @@ def adapted_layers(model: Sam3, plan: Plan) -> list[str]:
 
 
 def fingerprint(model: Sam3) -> str:
-    """Sixteen hex digits that tell weights apart, in whatever precision they are loaded: names, shapes and 256 values
-    of every tensor."""
+    """Sixteen hex digits that tell weights apart, in whatever precision but int8: names, shapes and 256 values of every
+    tensor."""
     digest = hashlib.sha256()
     for name, entry in sorted(model.state_dict().items()):
         tensor = entry[0].dequantize() if isinstance(entry, tuple) else entry  # weight and bias of a layer in int8

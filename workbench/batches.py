@@ -46,7 +46,8 @@ class ViewPool:
 
     Args:
         learn: the labelled pictures.
-        replay: scenes asked again against forgetting; they come after the others and have one view each.
+        replay: scenes asked again against forgetting; they come after the others and have one view each. They get a
+            third of the kept features at most.
         is_frozen: the image encoder does not change.
     """
 
@@ -60,12 +61,13 @@ class ViewPool:
         replay: Sequence[Example] = (),
     ):
         self.model, self.config = model, config
-        self.examples, self.num_learn = (*learn, *replay), len(learn)
         self.size = model.config.image_encoder.image_size
         # Twice the grid of the masks the model predicts: finer truth than prediction, at little cost.
         self.mask_size = model.config.image_encoder.grid_size * 8
-        room = int(config.cache_gb * 1e9 / bytes_per_view(model)) - len(replay)
-        fitting = room // self.num_learn
+        room = int(config.cache_gb * 1e9 / bytes_per_view(model))
+        replay = replay[: room // 3] if is_frozen and room >= 3 else replay
+        self.examples, self.num_learn = (*learn, *replay), len(learn)
+        fitting = (room - len(replay)) // self.num_learn
         self.keeps_features = is_frozen and fitting >= min(2, config.views)
         self.num_views = min(config.views, fitting) if self.keeps_features else config.views
         self._views: dict[Key, View] = {}

@@ -34,6 +34,13 @@ def load_model(
     from workbench.adapters import load_adapter
 
     numbers = as_precision(precision)
-    loaded = load_sam3(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    usual = "cuda" if torch.cuda.is_available() and numbers != "int8" else "cpu"
+    loaded = load_sam3(model, device=device or usual)
     its_adapter = None if adapter is None else load_adapter(loaded, adapter)
     return set_precision(loaded, numbers), its_adapter
+
+
+def name_of(model: str, adapter: Path | None, precision: str) -> str:
+    """What reports and labels call a model."""
+    with_adapter = f"{model} + {adapter}" if adapter else model
+    return with_adapter if precision == "fp32" else f"{with_adapter} in {precision}"

@@ -102,7 +102,11 @@ class _Trial:
 
     def seconds(self, num_images: int) -> float:
         """Time of a step with so many pictures."""
-        return self._along(self.one.seconds, self.two.seconds, num_images * self.mean_questions)
+        return self.seconds_of(num_images * self.mean_questions)
+
+    def seconds_of(self, questions: float) -> float:
+        """Time of a step with so many questions."""
+        return self._along(self.one.seconds, self.two.seconds, questions) if questions else 0.0
 
     def peak(self, num_images: int) -> float:
         """The most memory in use during a step with so many pictures."""
@@ -130,6 +134,7 @@ def estimate(
     random_state, was_training = torch.get_rng_state(), model.training
     adapter = add_adapter(model, plan, phrases)
     try:
+        replay = replay if config.replay_images and config.replay_weight else ()
         pool = ViewPool(model, examples.examples, config, is_frozen=plan.freezes_image_encoder, replay=replay)
         trial = _try(model, adapter, pool, config)
         trainable = adapter.num_trainable
@@ -137,12 +142,13 @@ def estimate(
         remove_adapter(adapter)
         torch.set_rng_state(random_state)
         model.train(was_training)
-    images = min(config.images, pool.num_learn) + (config.replay_images if replay else 0)
+    images, num_scenes = min(config.images, pool.num_learn), len(pool.examples) - pool.num_learn
+    scenes, all_phrases = min(config.replay_images, num_scenes), max((len(e.concepts) for e in replay), default=0)
     at_once = min(config.images_at_once or images, images)
     num_views = _distinct_views(pool, config)
     cache = int(num_views * bytes_per_view(model)) if pool.keeps_features else 0
     kept = cache + (0 if on_gpu else int(num_views * trial.view_bytes))
-    per_step = -(-images // at_once) * trial.seconds(at_once)
+    per_step = -(-images // at_once) * trial.seconds(at_once) + trial.seconds_of(scenes * config.phrases)
     # In a step the best state is there too; while saving, the last one, and what is written: both of them and the two
     # moments of AdamW.
     state = 0 if on_gpu else trainable * 4
@@ -152,7 +158,7 @@ def estimate(
         seconds_per_step=per_step,
         seconds=config.steps * per_step
         + num_views * trial.view_seconds
-        + len(replay) * trial.seconds(1)  # asking every scene once: no gradients, but all of its phrases
+        + num_scenes * trial.seconds_of(all_phrases) / 3  # asked once, without gradients
         + math.ceil(config.steps / config.checkpoint_every) * trial.save_seconds,
         peak_bytes=kept + int(max(trial.peak(at_once) + state, trial.idle + 6 * state)),
         cache_bytes=cache,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.command_options import AdapterFolder, Debug, Device, Model, Precision, Threshold, load_model
+from workbench.command_options import AdapterFolder, Debug, Device, Model, Precision, Threshold, load_model, name_of
 
 if TYPE_CHECKING:
     from workbench.examples import ExampleSet
@@ -150,8 +150,7 @@ def label(
         raise ValueError(f"--part received {part!r}; expected two numbers such as 2/4")
     config = BulkConfig(tuple(phrase), score_threshold, shard_size, (int(numbers[0]), int(numbers[1])))
     loaded, handle = load_model(model, adapter, device, precision)
-    name = model if handle is None else f"{model} + {adapter}"
-    name += "" if precision == "fp32" else f" in {precision}"
+    name = name_of(model, adapter, precision)
     done = label_folder(handle or loaded, folder, out, config, model_name=name, workers=workers)
     pace = f" ({done.num_new / done.seconds:.1f} a second)" if done.num_new else ""
     typer.echo(

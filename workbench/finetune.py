@@ -164,7 +164,8 @@ def finetune(
             f"{examples.name!r} shows no object at all; label at least one object of one phrase before training"
         )
     examples = examples.subset(dict.fromkeys(example.image_id for example, _ in examples.pairs()), examples.name)
-    scenes = replay.examples if replay and config.replay_images else ()
+    is_replayed = config.replay_images and config.replay_weight
+    scenes = [example for example in replay or () if is_replayed and example.concepts]
     pool = ViewPool(model, examples.examples, config, is_frozen=adapter.plan.freezes_image_encoder, replay=scenes)
     optimiser = torch.optim.AdamW(adapter.parameters.values(), weight_decay=config.weight_decay)
     processes = Processes.found()
@@ -174,7 +175,7 @@ def finetune(
     if run.step == 0:
         run.save()
     known = Replay(pool)
-    if run.step < config.steps:
+    if run.step < config.steps and not run.is_stale(config.patience):
         known.remember(model, adapter, progress=progress and processes.is_first, on_scene=on_scene)
     was_resumed, start, peak = run.step > 0, time.perf_counter(), config.rate or adapter.plan.kind.rate
     bar = tqdm(
@@ -247,6 +248,7 @@ def _gradients(
         for name, value in run_part(model, pool, config, keys, asked, mine[start : start + at_once], whole).items():
             values[name] += value
     values |= {"replay": 0.0} if again else {}
+    model.eval()  # the answers were given without dropout
     num_pairs, repeated = sum(len(scene.phrases) for scene in again), again[processes.rank :: processes.count]
     for start in range(0, len(repeated), at_once):
         loss = config.replay_weight * known.loss(model, repeated[start : start + at_once], num_pairs)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from workbench.adapters import Adapter
+from workbench.adapters import Adapter, Plan
 from workbench.domains import shapes
 from workbench.evaluate import Evaluation, evaluate
 from workbench.examples import ExampleSet
@@ -127,6 +127,10 @@ def retention(before: Evaluation, after: Evaluation, config: GuardConfig) -> Ret
     )
 
 
-def replay_set(num_scenes: int) -> ExampleSet:
-    """Rendered scenes of the same kind, others than those of the retention set, to be asked again during training."""
+def replay_set(num_scenes: int, plan: Plan) -> ExampleSet:
+    """Rendered scenes of the same kind, others than those of the retention set, to be asked again during training.
+
+    None for learnt words, which change nothing but their own phrases.
+    """
+    num_scenes = 0 if plan.name == "tokens" else num_scenes
     return replace(shapes.held_out_set(num_scenes, _REPLAY_SEED), name="replayed scenes")

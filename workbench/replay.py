@@ -69,9 +69,11 @@ class Replay:
             progress: show a bar.
             on_scene: called before each scene; may raise.
         """
+        if not self.keys:
+            return
         model.eval()
         with adapter.disabled(), torch.no_grad(), mixed_precision(model):
-            for key in tqdm(self.keys, desc="what it knows", unit="scene", disable=not (progress and self.keys)):
+            for key in tqdm(self.keys, desc="what it knows", unit="scene", disable=not progress):
                 if on_scene is not None:
                     on_scene()
                 phrases = self._phrases(key)
@@ -95,7 +97,7 @@ class Replay:
         """How far the answers have moved; 0 where nothing has changed.
 
         Args:
-            model: with the adapter on.
+            model: with the adapter on, in evaluation mode.
             again: some of the scenes of a step.
             num_pairs: questions of the whole step, over which is averaged.
         """
@@ -114,7 +116,7 @@ class Replay:
 def change(output: DetectorOutput, answers: Sequence[Answer]) -> Tensor:
     """The weighted difference of P answers from what they were, summed over questions.
 
-    Match logits and boxes count as much as their query was or is believed, masks where they were kept.
+    Match logits count as much as their query was or is believed, boxes as much as it was, masks where they were kept.
     """
     presence = torch.stack([answer.presence_logit for answer in answers])
     match = torch.stack([answer.match_logits for answer in answers])

@@ -33,6 +33,7 @@ def plans(
     from workbench.adapt import read_pictures
     from workbench.adapters import PLANS
     from workbench.costs import estimate
+    from workbench.guard import replay_set
     from workbench.processes import Processes
     from workbench.recipe import load_recipe
 
@@ -43,7 +44,8 @@ def plans(
     typer.echo(f"{settings.model}, {len(learn)} pictures, {train.steps} steps of {train.images} pictures\n")
     typer.echo(f"{'plan':<10}{'trained':>12}{'s/step':>9}{'minutes':>9}{'GB':>7}   what it trains")
     for name, kind in PLANS.items():
-        cost = estimate(model, replace(settings.plan, name=name), learn, train)  # type: ignore[arg-type]
+        plan = replace(settings.plan, name=name)  # type: ignore[arg-type]
+        cost = estimate(model, plan, learn, train, replay_set(settings.guard.replay, plan).examples)
         typer.echo(
             f"{name:<10}{cost.trainable:>12,}{cost.seconds_per_step:>9.2f}{cost.seconds / 60:>9.1f}"
             f"{cost.peak_bytes / 1e9:>7.1f}   {kind.summary}{'' if cost.fits else ' (does not fit here)'}"

@@ -144,10 +144,10 @@ class TrainingJob:
     def _note(self, event: RunEvent, phase: str) -> None:
         line, seen = event.line, self._snapshot
         if line is None:
-            if event.phase == "adapting":
-                self._pace = (time.monotonic(), seen.step)
+            self._pace = None
             changed = replace(seen, phase=phase, seconds_left=None)
         else:
+            self._pace = self._pace or (time.monotonic(), line["step"])
             step = line["step"]  # after a loss that was not finite the training goes some steps back
             losses = (*(pair for pair in seen.losses if pair[0] < step), (step, float(line["loss"])))
             scores = tuple(pair for pair in seen.scores if pair[0] < step) + _scores([line])

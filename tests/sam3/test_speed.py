@@ -72,6 +72,8 @@ def test_int8_is_for_use_only(tmp_path):
         set_precision(model, "bf16")
     with pytest.raises(ValueError, match="received precision 'int4'; expected one of fp32, bf16, fp16, int8"):
         load_sam3("tiny", precision="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="choose one of both"):
+        compile_model(model)
 
 
 def test_int8_after_an_adapter(tmp_path: Path, picture: np.ndarray) -> None:
@@ -91,14 +93,16 @@ def test_int8_after_an_adapter(tmp_path: Path, picture: np.ndarray) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler: install g++")
 def test_compiled_layers_answer_the_same(picture):
     tiny, one = Sam3Config.tiny(), TransformerConfig(1, 2, 32)
-    encoder = replace(tiny.image_encoder, num_layers=1, global_layers=())
-    detector = replace(tiny.detector, width=32, num_queries=8, fusion_encoder=one, decoder=one, mask_num_heads=2)
+    encoder, two = replace(tiny.image_encoder, num_layers=1, global_layers=()), replace(one, num_layers=2)
+    detector = replace(tiny.detector, width=32, num_queries=8, fusion_encoder=two, decoder=one, mask_num_heads=2)
     model = Sam3(replace(tiny, image_encoder=encoder, detector=detector, tracker=None)).eval()
     names = list(model.state_dict())
     pixels = to_pixel_values(picture, tiny.image_encoder.image_size)[None]
     with torch.inference_mode():
         expected = model.detect(pixels, [PHRASES[:2]])
         received = compile_model(model).detect(pixels, [PHRASES[:2]])
+    with pytest.raises(ValueError, match="choose one of both"):
+        set_precision(model, "int8")
     assert model.image_encoder.blocks[0]._compiled_call_impl is not None  # type: ignore[union-attr]
     torch.testing.assert_close(received.scores, expected.scores, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(received.pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)

@@ -370,7 +370,7 @@ def test_merged_weights_answer_as_base_and_adapter_did(model, small_weights, nam
 
 def test_the_fingerprint_tells_weights_apart_in_any_precision(model, small_weights):
     same = load_sam3(small_weights)
-    assert fingerprint(same) == fingerprint(model) == fingerprint(load_sam3(small_weights, dtype=torch.bfloat16))
+    assert fingerprint(same) == fingerprint(model) == fingerprint(load_sam3(small_weights, precision="bf16"))
     with torch.no_grad():
         same.image_encoder.position_embed.view(-1)[0] += np.float32(0.1)
     assert fingerprint(same) != fingerprint(model)

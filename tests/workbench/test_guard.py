@@ -1,4 +1,4 @@
-"""The forgetting guard: what it replays are the model's own answers, and what was lost is said."""
+"""The forgetting guard: what was lost is measured and said."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def test_limits_are_compared_with_the_loss():
 
 
 def test_retention_and_replay_scenes_are_seeded_and_different():
-    one, again, replayed = retention_set(3), retention_set(3), replay_set(3)
+    one, again, replayed = retention_set(3), retention_set(3), replay_set(3, Plan("decoder"))
     assert all(np.array_equal(a.image, b.image) for a, b in zip(one, again, strict=True))
     assert {c.status for e in one for c in e.concepts} == {"positive", "absent"}
+    assert len(replay_set(3, Plan("tokens"))) == 0
     assert not any(np.array_equal(a.image, b.image) for a in one for b in replayed)
 
 
