@@ -13,6 +13,7 @@ from workbench.adapters import PLANS, Plan, add_adapter
 from workbench.batches import ViewPool, ask, bytes_per_view
 from workbench.costs import check, estimate
 from workbench.finetune import FinetuneConfig
+from workbench.guard import replay_set
 
 CONFIG = FinetuneConfig(steps=5, images=3, phrases=2, views=4)
 PHRASES = ("disc", "bar")
@@ -57,12 +58,25 @@ def test_kept_features_are_those_the_steps_will_draw(model, drawn, steps):
     assert told == pytest.approx(len(keys), abs=3)
 
 
-def test_more_pictures_at_once_need_more_memory(model, drawn):
+def test_more_pictures_at_once_need_more_memory(drawn):
+    model = load_sam3("tiny")  # whose steps are large beside what the process holds anyway
     peaks = [
         estimate(model, Plan("lora", rank=2), drawn, replace(CONFIG, images=6, images_at_once=count)).peak_bytes
         for count in (1, 6)
     ]
-    assert peaks[1] > peaks[0]
+    assert peaks[1] > peaks[0] + 20e6
+
+
+def test_replayed_scenes_are_counted(model, drawn):
+    config, plan = replace(CONFIG, steps=300), Plan("decoder", rank=2)
+    scenes = replay_set(3, plan).examples
+    alone, with_replay, unused = (
+        estimate(model, plan, drawn, chosen, given)
+        for chosen, given in ((config, ()), (config, scenes), (replace(config, replay_weight=0.0), scenes))
+    )
+    assert with_replay.cache_bytes - alone.cache_bytes == 3 * bytes_per_view(model)
+    assert with_replay.seconds_per_step > 1.1 * alone.seconds_per_step
+    assert unused.cache_bytes == alone.cache_bytes
 
 
 def test_a_run_that_cannot_fit_is_refused_with_advice(model, drawn):
