@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 
 TRUTH, HIT, FALSE_ALARM, MISS = PALETTE[2], PALETTE[0], PALETTE[3], PALETTE[6]
 HIT_IOU = 0.5
-LOSS_TERMS = ("total", "loss", "box", "giou", "classification", "presence", "mask", "dice", "semantic", "semantic_dice")
+LOSS_TERMS = (
+    *("total", "loss", "box", "giou", "classification", "presence", "mask", "dice", "semantic", "semantic_dice"),
+    "replay",
+)
 MAX_TAGS = 8  # best candidates that carry their score in a picture
 MAX_LEGEND = 6  # phrases named below one picture of show_batch
 
@@ -341,8 +344,8 @@ def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Fi
     """The losses of a training run over its steps.
 
     Args:
-        log_path: JSON Lines, one object per step, as `finetune` writes it; `total` or `loss`, `loss_*` and the terms
-            of the criterion are drawn.
+        log_path: JSON Lines, one object per step, as `finetune` writes it; `total` or `loss`, `loss_*`, the terms
+            of the criterion and the replay are drawn.
         save: file to write.
 
     Raises:
