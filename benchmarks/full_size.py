@@ -82,7 +82,7 @@ class Job:
         return result.peak_gb + (self.pictures * self.views - measured_views) * result.view_mb / 1000
 
 
-def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrases: int) -> Result:
+def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrases: int, recompute: bool) -> Result:
     """Adapts a model with random weights for one round through the pictures and `steps` more steps."""
     torch.manual_seed(0)
     model = Sam3(getattr(Sam3Config, size)()).eval()
@@ -94,6 +94,7 @@ def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrase
         steps=num_first + steps,
         images=images,
         images_at_once=1,
+        recompute=recompute,
         phrases=phrases,
         views=1,
         checkpoint_every=10_000,
@@ -144,6 +145,7 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 1,
     phrases: Annotated[int, typer.Option(min=1, help="Phrases asked of a picture.")] = 2,
     plan: Annotated[list[str], typer.Option(help="Plan to measure; can be repeated.")] = PLANS,
+    recompute: Annotated[bool, typer.Option(help="Compute layers again in the backward pass.")] = True,
 ) -> None:
     """Measure plans (tokens and decoder unless told otherwise), and tell what a ten-picture adaptation takes."""
     if size not in ("sam3", "tiny"):
@@ -151,7 +153,10 @@ def main(
     images = min(images, pictures)
     job = Job(10, views, steps, images, phrases)
     threads, rows = torch.get_num_threads(), []
-    typer.echo(f"{size}, float32, {threads} threads, {pictures} pictures, {images} per step, {phrases} phrases each")
+    typer.echo(
+        f"{size}, float32, {threads} threads, {pictures} pictures, {images} per step, {phrases} phrases each, layers "
+        f"{'computed again' if recompute else 'kept'}"
+    )
     typer.echo(
         f"{'plan':<10}{'trained':>11}{'MB/view':>9}{'s/view':>8}{'s/step':>8}{'CPU s':>8}{'GB':>7}"
         f"   {job.pictures} pictures, {job.views} views, {job.steps} steps"
@@ -159,7 +164,7 @@ def main(
     for name in plan:
         load = os.getloadavg()[0]
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            result = pool.submit(measure, name, size, pictures, measured_steps, images, phrases).result()
+            result = pool.submit(measure, name, size, pictures, measured_steps, images, phrases, recompute).result()
         whole: dict[str, Any] = {"minutes": job.minutes(result), "gb": job.gb(result, pictures)}
         rows.append({**asdict(result), "whole": whole, "load": load})
         typer.echo(
@@ -168,7 +173,14 @@ def main(
             f"   {whole['minutes']:.0f} min, {whole['gb']:.1f} GB"
         )
     if out is not None:
-        content = {"size": size, "threads": threads, "pictures": pictures, "job": asdict(job), "plans": rows}
+        content = {
+            "size": size,
+            "threads": threads,
+            "pictures": pictures,
+            "recompute": recompute,
+            "job": asdict(job),
+            "plans": rows,
+        }
         write_text(out, json.dumps(content, indent=1))
         typer.echo(f"Written to {out}")
 

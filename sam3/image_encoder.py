@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sam3.config import ImageEncoderConfig
-from sam3.layers import Attention, DropPath, rotary_table
+from sam3.layers import Attention, DropPath, Recomputable, rotary_table
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class PyramidLevel(nn.Module):
         return F.conv2d(x, weight, last @ self.conv3.bias + then.bias, padding=1)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Recomputable):
     """Vision transformer and its two feature pyramids.
 
     Paper: the frozen-by-default backbone shared by detector and tracker (Fig. 2; appendix C.1).
@@ -172,7 +172,7 @@ class ImageEncoder(nn.Module):
         x = self.patch_embed(pixel_values).permute(0, 2, 3, 1)  # (B, h, w, C)
         x = self.norm(x + self.positions(x.shape[1], x.shape[2]))
         for block in self.blocks:
-            x = block(x, block.rotary(x.shape[1], x.device))  # type: ignore[operator]
+            x = self.run(block, x, block.rotary(x.shape[1], x.device))  # type: ignore[operator]
         return x.permute(0, 3, 1, 2)  # (B, C, h, w)
 
     def positions(self, height: int, width: int) -> Tensor:

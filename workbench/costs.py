@@ -142,6 +142,7 @@ def estimate(
         remove_adapter(adapter)
         torch.set_rng_state(random_state)
         model.train(was_training)
+        model.recompute(False)
     images, num_scenes = min(config.images, pool.num_learn), len(pool.examples) - pool.num_learn
     scenes, all_phrases = min(config.replay_images, num_scenes), max((len(e.concepts) for e in replay), default=0)
     at_once = min(config.images_at_once or images, images)
@@ -175,6 +176,8 @@ def check(cost: Cost, config: FinetuneConfig) -> None:
         advice.append(f"train.cache_gb={max(0.0, config.cache_gb / 4):g} (fewer kept views)")
     if (config.images_at_once or config.images) > 1:
         advice.append("train.images_at_once=1 (the same result, slower)")
+    if not config.recompute:
+        advice.append("train.recompute=true (the same result, slower)")
     advice.append("plan.name=tokens (the least memory)")
     raise ValueError(
         f"the run needs about {cost.peak_bytes / _GB:.1f} GB of memory and {cost.free_bytes / _GB:.1f} GB are there; "
@@ -195,7 +198,7 @@ def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) 
     keys, asked = ask(pool, several, np.random.default_rng(0), 0)
     view_seconds = (time.perf_counter() - start) / len(keys)
     view_bytes = sum(_bytes_of(pool.view(*key)) for key in keys) // len(keys)
-    to_training(model, adapter)
+    to_training(model, adapter, config)
     # A rate of zero: everything is computed and kept as in a real step, and nothing moves.
     optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=0.0)
 

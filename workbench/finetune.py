@@ -42,6 +42,8 @@ class FinetuneConfig:
         rate: peak learning rate (AdamW); None means the plan's own.
         images: pictures per step.
         images_at_once: pictures that share the memory; fewer make a step slower, not different. None means all.
+        recompute: compute layers again in the backward pass in place of keeping their insides, which makes a step
+            slower, not different, and takes far less memory with the released size.
         phrases: phrases asked of each picture in a step, at most.
         absent_share: wanted share of absent phrases among them; without absent phrases a model learns to say yes.
         exemplar_share: share of phrases that also get example boxes or points, positive and negative, so that the model
@@ -64,6 +66,7 @@ class FinetuneConfig:
     rate: float | None = None
     images: int = 6
     images_at_once: int | None = None
+    recompute: bool = False
     phrases: int = 4
     absent_share: float = 0.5
     exemplar_share: float = 0.3
@@ -214,6 +217,7 @@ def finetune(
     finally:
         bar.close()
         model.eval()
+        model.recompute(False)
     return FinetuneResult(run.step, run.seconds, run.best_step, run.best_value, run.rollbacks, was_resumed)
 
 
@@ -233,7 +237,7 @@ def _gradients(
     """
     rng = np.random.default_rng([config.seed, 1, step])
     torch.manual_seed(int(rng.integers(2**31)))  # dropout
-    to_training(model, adapter)
+    to_training(model, adapter, config)
     keys, asked = ask(pool, config, rng, step)
     again = known.choose(config.replay_images, config.phrases, rng)
     whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in asked), len(asked))
@@ -263,9 +267,10 @@ def _gradients(
     return {**values, "gradient": float(norm), "present": num_present, "absent": len(asked) - num_present}
 
 
-def to_training(model: Sam3, adapter: Adapter) -> None:
+def to_training(model: Sam3, adapter: Adapter, config: FinetuneConfig) -> None:
     """Training mode, as far as it suits an adaptation."""
     model.train()
+    model.recompute(config.recompute)
     if adapter.plan.freezes_image_encoder:
         model.image_encoder.eval()  # kept features must not carry the noise of one step
     for module in model.modules():

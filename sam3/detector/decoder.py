@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sam3.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from sam3.config import DetectorConfig, TransformerConfig
-from sam3.layers import MLP, Attention, sine_encode
+from sam3.layers import MLP, Attention, Recomputable, sine_encode
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DecoderLayer(nn.Module):
             return self.fc2(self.dropout(F.relu(h))).to(x.dtype)
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputable):
     """Learned queries with learned anchor boxes, refined layer by layer."""
 
     def __init__(self, config: DetectorConfig):
@@ -142,9 +142,7 @@ class Decoder(nn.Module):
         outputs = []
         reference = boxes
         for layer in self.layers:
-            query_positions = F.pad(self.box_position(self.encode_boxes(boxes).to(x.dtype)), (0, 0, 1, 0))
-            bias = F.pad(self.box_bias(boxes, grid), (0, 0, 1, 0))
-            x = layer(x, query_positions, prompt, prompt_mask, image, positions, bias, num_free)
+            x = self.run(self._look, layer, x, boxes, grid, prompt, prompt_mask, image, positions, num_free)
             queries = self.norm(x[:, 1:])
             delta = self.box_head(queries).float()
             presence = self.presence_head(self.presence_norm(x[:, 0])).squeeze(-1)
@@ -155,6 +153,23 @@ class Decoder(nn.Module):
             reference = (delta + inverse_sigmoid(boxes)).sigmoid()
             boxes = reference.detach()
         return outputs
+
+    def _look(
+        self,
+        layer: DecoderLayer,
+        x: Tensor,
+        boxes_cxcywh: Tensor,
+        grid: tuple[int, int],
+        prompt: Tensor,
+        prompt_mask: Tensor,
+        image: Tensor,
+        positions: Tensor,
+        num_free: int,
+    ) -> Tensor:
+        """Presence token and queries (P, 1 + Q, C) after a layer in which each query looks around its box."""
+        query_positions = F.pad(self.box_position(self.encode_boxes(boxes_cxcywh).to(x.dtype)), (0, 0, 1, 0))
+        bias = F.pad(self.box_bias(boxes_cxcywh, grid), (0, 0, 1, 0))
+        return layer(x, query_positions, prompt, prompt_mask, image, positions, bias, num_free)
 
     def encode_boxes(self, boxes_cxcywh: Tensor) -> Tensor:
         """Sine code (P, Q, 2C) of boxes, in the order y, x, w, h."""

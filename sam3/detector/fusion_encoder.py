@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3.config import DetectorConfig, TransformerConfig
-from sam3.layers import Attention
+from sam3.layers import Attention, Recomputable
 
 
 class FusionLayer(nn.Module):
@@ -42,7 +42,7 @@ class FusionLayer(nn.Module):
         return x + self.dropout(self.fc2(self.dropout(F.relu(self.fc1(self.norm3(x))))))
 
 
-class FusionEncoder(nn.Module):
+class FusionEncoder(Recomputable):
     """Stack of fusion layers, without a final norm."""
 
     def __init__(self, config: DetectorConfig):
@@ -73,11 +73,11 @@ class FusionEncoder(nn.Module):
         """
         attended = self.attend(image, positions) if attended is None else attended
         first, *others = self.layers
-        x = first.fuse(attended[image_index], prompt, prompt_mask)  # type: ignore[operator]
+        x = self.run(first.fuse, attended[image_index], prompt, prompt_mask)  # type: ignore[arg-type]
         for layer in others:
-            x = layer(x, positions, prompt, prompt_mask)
+            x = self.run(layer, x, positions, prompt, prompt_mask)
         return x
 
     def attend(self, image: Tensor, positions: Tensor) -> Tensor:
         """What the first layer makes of pictures (B, hw, C) before it looks at a prompt: the same for all prompts."""
-        return self.layers[0].attend(image, positions)  # type: ignore[operator]
+        return self.run(self.layers[0].attend, image, positions)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3.config import DetectorConfig
-from sam3.layers import MLP, Attention
+from sam3.layers import MLP, Attention, Recomputable
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MaskFeatures:
     semantic_logits: Tensor
 
 
-class MaskHead(nn.Module):
+class MaskHead(Recomputable):
     """Pixel decoder with one mask vector per query (as in MaskFormer) and a semantic head."""
 
     def __init__(self, config: DetectorConfig):
@@ -58,9 +58,14 @@ class MaskHead(nn.Module):
         # Released weights carry a third stage that no level is left for.
         for level, conv, norm in zip(reversed(pyramid[:-1]), self.convs, self.norms, strict=False):
             level = level.expand(len(x), -1, -1, -1) if level.shape[0] == 1 else level[image_index]
-            x = F.relu(norm(conv(level + F.interpolate(x, size=level.shape[-2:], mode="nearest"))))
+            x = self.run(_refine, x, level, conv, norm)
         return MaskFeatures(self.instance_conv(x), self.semantic_conv(x))
 
     def mask_vectors(self, queries: Tensor) -> Tensor:
         """Mask vector (..., C) of each query (..., C)."""
         return self.query_mlp(queries)
+
+
+def _refine(x: Tensor, level: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    """The map x, enlarged to that of a finer level, with what is seen there."""
+    return F.relu(norm(conv(level + F.interpolate(x, size=level.shape[-2:], mode="nearest"))))

@@ -294,6 +294,34 @@ def test_gradients_reach_every_live_parameter(working_model: Callable[..., Sam3]
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_recomputed_layers_give_the_same_gradients_from_less_memory(
+    working_model: Callable[..., Sam3], pixels: Tensor
+) -> None:
+    """With dropout: a layer that is computed again drops what it dropped the first time."""
+    model = working_model(image={"drop_path": 0.3}, detector={"dropout": 0.2}).train()
+
+    def gradients(is_on: bool) -> tuple[dict[str, Tensor], int]:
+        model.recompute(is_on)
+        model.zero_grad()
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        torch.manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            output = model.detect(pixels, [[WORDS, ONE_BOX], [MANY, POINT]])
+            loss = output.pred_logits.sum() + output.pred_boxes_cxcywh.sum() + output.pred_masks.square().mean()
+        kept_bytes = sum(kept.values())
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, kept_bytes
+
+    (plain, all_bytes), (again, some_bytes) = gradients(False), gradients(True)
+    assert plain.keys() == again.keys() and all(torch.equal(again[name], value) for name, value in plain.items())
+    assert some_bytes < 0.6 * all_bytes
+
+
 def test_training_after_inference(working_model: Callable[..., Sam3], pixels: Tensor) -> None:
     """Tables made under inference mode stay cached, and must serve a backward pass. No other test uses this size."""
     model = working_model().train()

@@ -85,7 +85,7 @@ def test_a_run_that_cannot_fit_is_refused_with_advice(model, drawn):
     tight = replace(cost, peak_bytes=9_000_000_000, cache_bytes=8_000_000_000, free_bytes=4_000_000_000)
     with pytest.raises(ValueError, match="needs about 9.0 GB of memory and 4.0 GB are there") as caught:
         check(tight, CONFIG)
-    for advice in ("train.cache_gb=1", "train.images_at_once=1", "plan.name=tokens"):
+    for advice in ("train.cache_gb=1", "train.images_at_once=1", "train.recompute=true", "plan.name=tokens"):
         assert advice in str(caught.value)
 
 

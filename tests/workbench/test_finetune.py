@@ -224,6 +224,15 @@ def test_pictures_worked_off_a_few_at_a_time_give_the_same_weights(training, tmp
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+def test_layers_computed_again_give_the_same_weights(small_weights, drawn, tmp_path):
+    training = Training(small_weights, drawn, Plan("lora", rank=2))
+    training.run(tmp_path / "kept", replace(CONFIG, steps=3))
+    kept = training.adapter.state()
+    training.run(tmp_path / "again", replace(CONFIG, steps=3, recompute=True))
+    assert_same(training.adapter.state(), kept)
+    assert not any(getattr(module, "recomputes", False) for module in training.adapter.model.modules())
+
+
 WORKER = """
 import sys
 from pathlib import Path
