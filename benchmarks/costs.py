@@ -32,6 +32,7 @@ from workbench.costs import estimate
 from workbench.domains.shifted import domain_set
 from workbench.examples import ExampleSet
 from workbench.finetune import FinetuneConfig, finetune
+from workbench.guard import GuardConfig, replay_set
 
 # Between tiny and the released size: 28 million parameters, 448 x 448 input.
 MEDIUM = Sam3Config(
@@ -71,11 +72,12 @@ class Case:
     def __str__(self) -> str:
         return f"{self.model}, {self.plan}, {self.images} pictures a step"
 
-    def load(self) -> tuple[Sam3, ExampleSet, FinetuneConfig]:
+    def load(self) -> tuple[Sam3, ExampleSet, FinetuneConfig, ExampleSet]:
         torch.manual_seed(0)
         model = load_sam3("tiny") if self.model == "tiny" else Sam3(MEDIUM).eval()
         examples = domain_set("roads", 10, seed=0, size=model.config.image_encoder.image_size)
-        return model, examples, FinetuneConfig(steps=self.steps, images=self.images)
+        config = FinetuneConfig(steps=self.steps, images=self.images)
+        return model, examples, config, replay_set(GuardConfig().replay, Plan(self.plan))
 
 
 CASES = (
@@ -88,20 +90,20 @@ CASES = (
 
 def estimated(case: Case) -> dict[str, float]:
     """What `estimate` says, and how long it takes to say it."""
-    model, examples, config = case.load()
+    model, examples, config, replay = case.load()
     start = time.perf_counter()
-    cost = estimate(model, Plan(case.plan), examples, config)
+    cost = estimate(model, Plan(case.plan), examples, config, replay.examples)
     return {"seconds": cost.seconds, "gb": cost.peak_bytes / 1e9, "took_seconds": time.perf_counter() - start}
 
 
 def measured(case: Case) -> dict[str, float]:
     """What the run really takes; the memory is the highest the process ever had."""
-    model, examples, config = case.load()
+    model, examples, config, replay = case.load()
     phrases = tuple(dict.fromkeys(c.phrase for _, c in examples.pairs() if c.status == "positive"))
     adapter = add_adapter(model, Plan(case.plan), phrases)
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        finetune(model, adapter, examples, out, config, progress=False)
+        finetune(model, adapter, examples, out, config, replay=replay, progress=False)
         seconds = time.perf_counter() - start
     return {"seconds": seconds, "gb": peak_bytes() / 1e9, "cpu_seconds": time.process_time()}
 

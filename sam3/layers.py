@@ -123,8 +123,8 @@ class DropPath(nn.Module):
 
 
 class Recomputable(nn.Module):
-    """A part whose layers can be computed a second time in the backward pass, with the same dropout, so that what went on
-    in them need not be kept. Gradients are the same; a step takes a third more time and a fraction of the memory.
+    """A part whose layers can be computed a second time in the backward pass, with the same dropout, so that what went
+    on in them need not be kept. Gradients are the same; a step takes a third more time and a fraction of the memory.
     """
 
     recomputes = False
