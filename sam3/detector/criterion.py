@@ -12,10 +12,13 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sam3.boxes import cxcywh_to_xyxy, matched_iou
 from sam3.detector.detector import DetectorOutput, LayerOutput
 from sam3.detector.matcher import Matches, Targets, match_one_to_many, match_one_to_one
+
+PIXELS_AT_ONCE = 2**23  # of masks; a loss needs some forty bytes for each
 
 
 @dataclass(frozen=True)
@@ -175,18 +178,33 @@ def presence_loss(presence_logits: Tensor, targets: Targets) -> Tensor:
 def mask_losses(
     output: DetectorOutput, layer: LayerOutput, targets: Targets, matches: Matches, normaliser: float
 ) -> tuple[Tensor, Tensor]:
-    """Focal and dice loss of the masks of matched queries, at the size of the target masks."""
+    """Focal and dice loss of the masks of matched queries, at the size of the target masks.
+
+    Of many large masks only some are in memory at once: each part is computed again in the backward pass.
+    """
     assert targets.masks is not None
     if targets.has_mask is not None:
         kept = targets.has_mask[matches.target]
         matches = Matches(matches.pair[kept], matches.query[kept], matches.target[kept])
     if not len(matches.pair):
         return output.pred_logits.new_zeros(()), output.pred_logits.new_zeros(())
-    truth = targets.masks[matches.target].float()
-    logits = output.masks_of(matches.pair, matches.query, layer).float()
-    logits = F.interpolate(logits[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    focal = sigmoid_focal(logits, truth, alpha=0.25, gamma=2.0).flatten(1).mean(1).sum() / normaliser
-    return focal, dice_loss(logits, truth).sum() / normaliser
+    masks = targets.masks
+
+    def terms(pair: Tensor, query: Tensor, target: Tensor) -> Tensor:
+        truth = masks[target].float()
+        logits = output.masks_of(pair, query, layer).float()
+        logits = F.interpolate(logits[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        focal = sigmoid_focal(logits, truth, alpha=0.25, gamma=2.0).flatten(1).mean(1).sum()
+        return torch.stack([focal, dice_loss(logits, truth).sum()])
+
+    at_once = max(PIXELS_AT_ONCE // masks[0].numel(), 1)
+    if len(matches.pair) <= at_once:
+        focal, dice = terms(matches.pair, matches.query, matches.target)
+    else:
+        couples = zip(*(part.split(at_once) for part in (matches.pair, matches.query, matches.target)), strict=True)
+        parts = [checkpoint(terms, *c, use_reentrant=False, preserve_rng_state=False) for c in couples]
+        focal, dice = torch.stack(parts).sum(0)
+    return focal / normaliser, dice / normaliser
 
 
 def semantic_losses(output: DetectorOutput, targets: Targets) -> tuple[Tensor, Tensor]:

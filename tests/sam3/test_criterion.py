@@ -102,7 +102,9 @@ def output_of(mask_logits: torch.Tensor, semantic_logits: torch.Tensor) -> Detec
     )
 
 
-def test_mask_losses_equal_golden() -> None:
+@pytest.mark.parametrize("pixels_at_once", [2**23, 1])
+def test_mask_losses_equal_golden(pixels_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam3.detector.criterion.PIXELS_AT_ONCE", pixels_at_once)
     case = MASKS["instance"]
     output = output_of(torch.tensor(case["pred_masks"]), torch.zeros(1, 1, 9, 9))
     count = len(case["matched_queries"])
@@ -117,6 +119,34 @@ def test_mask_losses_equal_golden() -> None:
     focal, dice = mask_losses(output, output.layers[-1], targets, matches, case["num_boxes"])
     assert focal.item() == pytest.approx(case["expected"]["loss_mask"], abs=1e-4)
     assert dice.item() == pytest.approx(case["expected"]["loss_dice"], abs=1e-4)
+
+
+def test_many_masks_give_the_same_gradients_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    vectors, pixels = torch.randn(1, 40, 8, requires_grad=True), torch.randn(1, 8, 24, 24, requires_grad=True)
+    numbers = torch.arange(40)
+    truth = torch.rand(40, 48, 48) > 0.6
+    targets = Targets(torch.zeros(40, dtype=torch.long), torch.full((40, 4), 0.5), 1, masks=truth)
+    layer = LayerOutput(torch.zeros(1, 40), torch.zeros(1, 40, 4), torch.zeros(1), vectors)
+    features = MaskFeatures(pixels, torch.zeros(1, 1, 24, 24))
+    output = DetectorOutput((layer,), torch.zeros(1, dtype=torch.long), features, numbers[:1], torch.zeros(1, 1, 1))
+
+    def gradients(num_masks: int) -> tuple[list[torch.Tensor], int]:
+        monkeypatch.setattr("sam3.detector.criterion.PIXELS_AT_ONCE", num_masks * 48 * 48)
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            focal, dice = mask_losses(output, layer, targets, Matches(targets.pair, numbers, numbers), 7)
+        return list(torch.autograd.grad(20 * focal + dice, (vectors, pixels))), sum(kept.values())
+
+    (whole, all_bytes), (parts, some_bytes) = gradients(40), gradients(6)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert some_bytes < all_bytes / 4
 
 
 def test_semantic_losses_equal_golden() -> None:
