@@ -1,7 +1,7 @@
 """What an adaptation will cost, told before it starts: numbers trained, time and memory.
 
-A few trial steps on one and two pictures of the real set tell what a question costs; the rest is multiplication.
-Nothing in the model is changed by them.
+A few trial steps on pictures of the real set tell what a picture, a question and a mask cost; the rest is
+multiplication. Nothing in the model is changed by them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,19 +20,21 @@ from functools import partial
 import numpy as np
 import psutil
 import torch
+from scipy.optimize import nnls
 
 from sam3.detector.criterion import BatchSize
 from sam3.model import Sam3
 from workbench.adapter_files import probe
 from workbench.adapters import Adapter, Plan, add_adapter, remove_adapter
 from workbench.augment import View
-from workbench.batches import ViewPool, ask, bytes_per_view
+from workbench.batches import Asked, ViewPool, ask, bytes_per_view
 from workbench.examples import Example, ExampleSet
 from workbench.finetune import FinetuneConfig, run_part, to_training
 
 _GB = 1e9
 _LOOK_AT = 16  # pictures whose questions are counted
 _TRIAL_SECONDS = 1.0  # short trial steps are repeated for so long
+_LONGEST_TRIAL = 10.0  # seconds; a step that would take more is reckoned from smaller ones
 
 
 @dataclass(frozen=True)
@@ -71,51 +72,76 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A trial step: how many questions it asked, its time, and the most memory in use during it."""
+class _Work:
+    """What a step does: so many pictures, questions, and among these such about something present, which need masks."""
 
-    questions: int
+    pictures: float
+    questions: float
+    present: float
+
+    def times(self, number: float) -> _Work:
+        return _Work(number * self.pictures, number * self.questions, number * self.present)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A trial step: its time, and the most memory in use during it."""
+
+    work: _Work
     seconds: float
     peak: int
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What was tried: steps with `one` and `two` pictures.
+    """What was tried.
 
     Attributes:
+        steps: small ones that differ in pictures, questions and how many of them are present, and perhaps a real one.
+        pictures: what each of some pictures takes.
         view_seconds: to make a view and, where features are kept, to encode it.
         save_seconds: to write the last and the best adapter, with what they answer to their test picture.
         view_bytes: of a view's pixels and masks.
-        mean_questions, most_questions: asked of a picture.
         idle: memory in use between steps.
     """
 
-    one: _Step
-    two: _Step
+    steps: tuple[_Step, ...]
+    pictures: tuple[_Work, ...]
     view_seconds: float
     save_seconds: float
     view_bytes: int
-    mean_questions: float
-    most_questions: int
     idle: int
 
-    def seconds(self, num_images: int) -> float:
-        """Time of a step with so many pictures."""
-        return self.seconds_of(num_images * self.mean_questions)
+    @property
+    def mean_picture(self) -> _Work:
+        return _Work(1, *(float(np.mean([getattr(w, n) for w in self.pictures])) for n in ("questions", "present")))
 
-    def seconds_of(self, questions: float) -> float:
-        """Time of a step with so many questions."""
-        return self._along(self.one.seconds, self.two.seconds, questions) if questions else 0.0
+    def seconds(self, work: _Work) -> float:
+        """Time of so much work; 0 for none."""
+        return self._predicted([step.seconds for step in self.steps], work) if work.questions else 0.0
 
     def peak(self, num_images: int) -> float:
-        """The most memory in use during a step with so many pictures."""
-        return self._along(self.one.peak, self.two.peak, num_images * self.most_questions)
+        """The most memory in use during a step with so many pictures, among some hundred such steps."""
+        rng, peaks = np.random.default_rng(0), [step.peak for step in self.steps]
+        drawn = rng.integers(len(self.pictures), size=(200, num_images))
+        works = {
+            _Work(
+                num_images,
+                sum(self.pictures[index].questions for index in row),
+                sum(self.pictures[index].present for index in row),
+            )
+            for row in drawn.tolist()
+        }
+        return max(self._predicted(peaks, work) for work in works)
 
-    def _along(self, one: float, two: float, questions: float) -> float:
-        more = self.two.questions - self.one.questions
-        slope = max(two - one, 0.0) / more if more else one / self.one.questions
-        return one + slope * (questions - self.one.questions)
+    def _predicted(self, values: Sequence[float], work: _Work) -> float:
+        """What the values of the trial steps say about other work: a sum of shares, none of them negative."""
+        shares, _ = nnls(np.array([_row(step.work) for step in self.steps]), np.array(values, float))
+        return float(shares @ _row(work))
+
+
+def _row(work: _Work) -> tuple[float, ...]:
+    return 1.0, work.pictures, work.questions, work.present
 
 
 def estimate(
@@ -136,7 +162,7 @@ def estimate(
     try:
         replay = replay if config.replay_images and config.replay_weight else ()
         pool = ViewPool(model, examples.examples, config, is_frozen=plan.freezes_image_encoder, replay=replay)
-        trial = _try(model, adapter, pool, config)
+        trial = _try(model, adapter, pool, config, room + resident)
         trainable = adapter.num_trainable
     finally:
         remove_adapter(adapter)
@@ -145,11 +171,13 @@ def estimate(
         model.recompute(False)
     images, num_scenes = min(config.images, pool.num_learn), len(pool.examples) - pool.num_learn
     scenes, all_phrases = min(config.replay_images, num_scenes), max((len(e.concepts) for e in replay), default=0)
+    replayed = _Work(1, config.phrases, config.phrases / 2)  # of a scene; about half of what is asked is there
     at_once = min(config.images_at_once or images, images)
     num_views = _distinct_views(pool, config)
     cache = int(num_views * bytes_per_view(model)) if pool.keeps_features else 0
     kept = cache + (0 if on_gpu else int(num_views * trial.view_bytes))
-    per_step = -(-images // at_once) * trial.seconds(at_once) + trial.seconds_of(scenes * config.phrases)
+    per_step = -(-images // at_once) * trial.seconds(trial.mean_picture.times(at_once))
+    per_step += trial.seconds(replayed.times(scenes))
     # In a step the best state is there too; while saving, the last one, and what is written: both of them and the two
     # moments of AdamW.
     state = 0 if on_gpu else trainable * 4
@@ -159,7 +187,7 @@ def estimate(
         seconds_per_step=per_step,
         seconds=config.steps * per_step
         + num_views * trial.view_seconds
-        + num_scenes * trial.seconds_of(all_phrases) / 3  # asked once, without gradients
+        + num_scenes * trial.seconds(_Work(1, all_phrases, all_phrases / 2)) / 3  # asked once, without gradients
         + math.ceil(config.steps / config.checkpoint_every) * trial.save_seconds,
         peak_bytes=kept + int(max(trial.peak(at_once) + state, trial.idle + 6 * state)),
         cache_bytes=cache,
@@ -192,58 +220,78 @@ def _distinct_views(pool: ViewPool, config: FinetuneConfig) -> float:
     return learnt + len(pool.examples) - pool.num_learn
 
 
-def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig) -> _Trial:
+def _try(model: Sam3, adapter: Adapter, pool: ViewPool, config: FinetuneConfig, room: int) -> _Trial:
     start = time.perf_counter()
     several = replace(config, images=min(pool.num_learn, _LOOK_AT), replay_images=0)
     keys, asked = ask(pool, several, np.random.default_rng(0), 0)
     view_seconds = (time.perf_counter() - start) / len(keys)
     view_bytes = sum(_bytes_of(pool.view(*key)) for key in keys) // len(keys)
+    of_picture = [[a for a in asked if a.view == row] for row in range(len(keys))]
     to_training(model, adapter, config)
     # A rate of zero: everything is computed and kept as in a real step, and nothing moves.
     optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=0.0)
 
-    def step(count: int) -> None:
-        chosen = [a for a in asked if a.view < count]
+    def step(chosen: list[Asked]) -> None:
         whole = BatchSize(sum(len(a.concept.boxes_xyxy) for a in chosen), len(chosen))
-        run_part(model, pool, config, keys, asked, range(count), whole)
+        run_part(model, pool, config, keys, chosen, sorted({a.view for a in chosen}), whole)
         optimiser.step()
         optimiser.zero_grad()
 
-    results = []
-    gc.collect()
-    for count in (1, min(2, len(keys))):
-        start = time.perf_counter()
+    def tried(chosen: list[Asked]) -> _Step:
+        views = sorted({a.view for a in chosen})
         if pool.keeps_features:
-            pool.features(keys[count - 1 : count])
-        encoding = time.perf_counter() - start  # the second time, when nothing is new any more, is the one that counts
-        results.append(_try_step(model, partial(step, count), sum(a.view < count for a in asked)))
+            pool.features([keys[view] for view in views])
+        return _try_step(model, partial(step, chosen), _work_of(chosen))
+
+    gc.collect()
+    start = time.perf_counter()
+    by_present = sorted(range(len(keys)), key=lambda row: -_work_of(of_picture[row]).present)
+    shows, other = by_present[0], by_present[min(1, len(keys) - 1)]
+    if pool.keeps_features:
+        pool.features([keys[shows]])
+        start = time.perf_counter()  # the second time, when nothing is new any more, is the one that counts
+        pool.features([keys[other]])
+    encoding = time.perf_counter() - start
+    present = [a for a in of_picture[shows] if a.concept.is_present]
+    absent = [a for a in of_picture[shows] if not a.concept.is_present]
+    parts = [absent[:1], present[:1], of_picture[shows], of_picture[shows] + of_picture[other]]
+    steps = [tried(part) for part in parts if part]
     idle = _memory(model)
     start = time.perf_counter()
     probe(model, adapter.phrases)  # what takes time in saving an adapter, of which there are two
     save_seconds = 2 * (time.perf_counter() - start)
-    return _Trial(
-        one=results[0],
-        two=results[1],
+    trial = _Trial(
+        steps=tuple(steps),
+        pictures=tuple(_work_of(part) for part in of_picture),
         view_seconds=view_seconds + encoding,
         save_seconds=save_seconds,
         view_bytes=view_bytes,
-        mean_questions=len(asked) / len(keys),
-        most_questions=max(Counter(a.view for a in asked).values()),
         idle=idle,
     )
+    usual = [a for a in asked if a.view < (config.images_at_once or config.images)]
+    if trial.seconds(_work_of(usual)) <= _LONGEST_TRIAL and trial.peak(int(_work_of(usual).pictures)) <= room:
+        trial = replace(trial, steps=(*steps, tried(usual)))
+    return trial
 
 
-def _try_step(model: Sam3, step: Callable[[], None], questions: int) -> _Step:
-    """The step's memory the first time, and its mean time from then on."""
+def _work_of(asked: Sequence[Asked]) -> _Work:
+    return _Work(len({a.view for a in asked}), len(asked), sum(a.concept.is_present for a in asked))
+
+
+def _try_step(model: Sam3, step: Callable[[], None], work: _Work) -> _Step:
+    """The step's memory the first time; its mean time from then on, unless once is long enough."""
     _trim()
+    start = time.perf_counter()
     with _watched_memory(model) as peak:
         step()
-    seconds: list[float] = []
-    while not seconds or (sum(seconds) < _TRIAL_SECONDS and len(seconds) < 3):
+    seconds = [time.perf_counter() - start]
+    if seconds[0] < _TRIAL_SECONDS:
+        seconds.clear()
+    while sum(seconds) < _TRIAL_SECONDS and len(seconds) < 3:
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    return _Step(questions, sum(seconds) / len(seconds), peak())
+    return _Step(work, sum(seconds) / len(seconds), peak())
 
 
 @contextmanager
