@@ -47,7 +47,7 @@ def pretrain_tracker(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is continued.")],
     start: Annotated[str, typer.Option(help="The image model; its weights stay as they are.")] = "tiny",
     go_on: Annotated[
-        bool, typer.Option("--go-on", help="Keep the tracker that the start has; teach it the last stages further.")
+        bool, typer.Option("--go-on", help="Keep the tracker that the start has; teach it the last stage further.")
     ] = False,
     clips: Annotated[int | None, typer.Option(min=1, help="Rendered clips to learn from; 2.8 MB of disk each.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of all stages together, in the usual proportion.")] = None,
@@ -69,6 +69,6 @@ def pretrain_tracker(
     from workbench.pretrain import pretrain_tracker as train
 
     usual = TrackingConfig(seed=seed)
-    config = replace(usual.last_stages() if go_on else usual, clips=clips or usual.clips)
+    config = replace(usual.last_stage() if go_on else usual, clips=clips or usual.clips)
     config = config if steps is None else config.shortened(steps)
     typer.echo(f"Weights: {train(out, config, start=start, go_on=go_on, device=device)}")

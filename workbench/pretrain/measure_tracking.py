@@ -237,7 +237,7 @@ def pretrain_tracker(
         out: folder of the run.
         config: the recipe.
         start: the image model, whatever `load_sam3` takes; a tracker that it has is replaced by a new one.
-        go_on: keep that tracker; the usual recipe is then `TrackingConfig.last_stages`.
+        go_on: keep that tracker; the usual recipe is then `TrackingConfig.last_stage`.
         tracker: its sizes; default those of `Sam3Config.tiny()`.
         device: default CUDA when there is one, else the CPU.
         num_clips, num_cases: of the final measurement, see `follow_table` and `survival_table`.
@@ -249,7 +249,7 @@ def pretrain_tracker(
         ValueError: `go_on` with a model that has no tracker.
     """
     out, usual = Path(out), TrackingConfig()
-    config = config or (usual.last_stages() if go_on else usual)
+    config = config or (usual.last_stage() if go_on else usual)
     image_model = load_sam3(start)
     if go_on:
         image_model.require_tracker()

@@ -30,7 +30,7 @@ from workbench.pretrain.clip_pool import ClipPool
 from workbench.pretrain.initialise import look_at_neighbours
 from workbench.pretrain.run import make_optimiser
 from workbench.pretrain.tracking_losses import Hinting, mean_values, window_loss
-from workbench.pretrain.windows import draw_window, with_jump
+from workbench.pretrain.windows import draw_window
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class Stage:
         learnt: see `window_loss`.
         with_pyramid: the feature pyramid learns, too.
         with_return: share of windows in which an object hides and comes back.
-        with_jump: share of windows in which everything lies elsewhere from some frame on.
     """
 
     steps: int
@@ -53,7 +52,6 @@ class Stage:
     learnt: float = 1.0
     with_pyramid: bool = False
     with_return: float = 0.0
-    with_jump: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class TrackingConfig:
 
     Attributes:
         clips: rendered clips. clip_frames: frames of each.
-        stages: pictures alone, short windows, long windows with objects that hide and come back, windows in which
-            they come back elsewhere; the rate falls with the frames seen.
+        stages: pictures alone, short windows, long windows with objects that hide and come back; the rate falls with
+            the frames seen.
         warmup: frames in which the rate rises.
         ema: decay of the averaged weights, which are what is saved.
         hinting: how objects are shown.
@@ -78,10 +76,6 @@ class TrackingConfig:
         Stage(steps=950, windows=1, frames=4, objects=3),
         Stage(steps=450, windows=1, frames=12, objects=3, learnt=0.3),
         Stage(steps=2000, windows=1, frames=12, objects=4, learnt=0.4, with_pyramid=True, with_return=0.5),
-        Stage(steps=2600, windows=1, frames=6, objects=4, learnt=0.6, with_pyramid=True, with_jump=0.7),
-        Stage(
-            steps=500, windows=1, frames=12, objects=4, learnt=0.4, with_pyramid=True, with_return=0.6, with_jump=0.3
-        ),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -100,9 +94,9 @@ class TrackingConfig:
         """Seen in all stages."""
         return sum(stage.steps * stage.windows * stage.frames for stage in self.stages)
 
-    def last_stages(self) -> TrackingConfig:
+    def last_stage(self) -> TrackingConfig:
         """What a tracker that can follow already is taught further."""
-        return replace(self, stages=self.stages[-2:], rate=self.rate / 2)
+        return replace(self, stages=self.stages[-1:], rate=self.rate / 2)
 
     def shortened(self, steps: int) -> TrackingConfig:
         """The same with about so many steps in all stages together, one in each at least."""
@@ -240,8 +234,6 @@ class TrackerRun:
         for _ in range(stage.windows):
             comes_back = bool(rng.random() < stage.with_return)
             window = draw_window(rng, self.pool, stage.frames, stage.objects, with_return=comes_back)
-            if rng.random() < stage.with_jump:
-                window = with_jump(rng, window)
             loss, values = window_loss(self.tracker, self.pyramid, window, rng, config.hinting, learnt=stage.learnt)
             (loss / stage.windows).backward()
             parts.append(values)

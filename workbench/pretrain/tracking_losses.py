@@ -23,6 +23,7 @@ from workbench.pretrain.windows import Window, boxes_of, clicks_of, corrections,
 
 FOCAL_WEIGHT = 20.0
 MEMORY_LEARNT = 0.5  # share of the memory of learnt frames
+HIDDEN_WEIGHT = 3.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
 MIN_MEMORY_FRAMES = 3
 LOGIT_LIMIT = 32.0  # of mask logits that are told again
 
@@ -56,7 +57,12 @@ def frame_loss(candidates: MaskCandidates, masks: Tensor) -> dict[str, Tensor]:
     """
     logits = F.interpolate(candidates.mask_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
     is_visible = masks.flatten(1).any(1)
-    score = F.binary_cross_entropy_with_logits(candidates.object_score_logits, is_visible.float(), reduction="sum")
+    score = F.binary_cross_entropy_with_logits(
+        candidates.object_score_logits,
+        is_visible.float(),
+        weight=torch.where(is_visible, 1.0, HIDDEN_WEIGHT),
+        reduction="sum",
+    )
     truth = masks[:, None].expand_as(logits)
     focal = _focal(logits, truth).mean((-2, -1))  # (K, N)
     inside = logits.sigmoid()

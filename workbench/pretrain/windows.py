@@ -53,28 +53,6 @@ def draw_window(
     raise ValueError(f"none of {len(pool)} clips shows an object of {MIN_FIRST_PX} pixels; make more clips")
 
 
-def with_jump(rng: np.random.Generator, window: Window) -> Window:
-    """The window, in which from some frame on everything lies elsewhere: what is there can be found by its looks alone.
-
-    Maps and masks are moved by whole cells, around the edges. Objects that an edge would cut in two are left out; where
-    that leaves none, the window stays as it is.
-    """
-    grid, side = window.clip.features.shape[-1], window.masks.shape[-1]
-    start = int(rng.integers(1, window.masks.shape[1]))
-    rows, columns = rng.integers(grid, size=2).tolist()
-    pixels = (rows * side // grid, columns * side // grid)
-    masks, features = window.masks.copy(), window.clip.features.copy()
-    masks[:, start:] = np.roll(masks[:, start:], pixels, (2, 3))
-    features[start:] = np.roll(features[start:], (rows, columns), (2, 3))
-    later = masks[:, start:]
-    is_cut = (later[:, :, 0] & later[:, :, -1]).any((1, 2)) | (later[..., 0] & later[..., -1]).any((1, 2))
-    if is_cut.all():
-        return window
-    instances = window.clip.instance_maps.copy()
-    instances[start:] = np.roll(instances[start:], pixels, (1, 2))
-    return Window(EncodedClip(features, instances), masks[~is_cut])
-
-
 def _comes_back(window: Window) -> bool:
     is_visible = np.asarray(window.masks.any((2, 3)))
     return bool((~is_visible[:, :-1] & is_visible[:, 1:]).any())
