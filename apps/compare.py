@@ -18,6 +18,7 @@ from workbench.compare import Comparison, PairChange, compare
 from workbench.evaluate import Evaluation
 from workbench.recipe import load_recipe
 from workbench.record_metrics import LOWER_IS_BETTER
+from workbench.report_style import counted, percent
 from workbench.show import change_in_words, draw_answer, verdict_of, worth_seeing
 
 _METRICS = ("cgF1", "pmF1", "IL_MCC", "IL_FPR", "box_cgF1", "AP")
@@ -172,12 +173,13 @@ def _rows(comparison: Comparison) -> list[list[str]]:
     for name in _METRICS:
         delta = comparison.metrics[name]
         label = f"{name} ↓" if name in LOWER_IS_BETTER else name
-        rows.append([label, f"{100 * delta.before:.1f}", f"{100 * delta.after:.1f}", change_in_words(delta)])
+        rows.append([label, percent(delta.before), percent(delta.after), change_in_words(delta)])
     return rows
 
 
 def _summary(comparison: Comparison) -> str:
     worse, pairs = len(comparison.regressions), len(comparison.pairs)
     models = f"**{comparison.before['model']}** against **{comparison.after['model']}**"
-    text = f"{models} on {comparison.num_images} pictures that were not learnt, {pairs} questions. "
+    asked = f"{counted(comparison.num_images, 'picture')} not learnt from, {counted(pairs, 'question')}"
+    text = f"{models} on {asked}. "
     return f"{text}{worse} {'is' if worse == 1 else 'are'} answered worse than before. {comparison.note}".strip()

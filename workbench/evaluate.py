@@ -149,7 +149,8 @@ class Evaluation:
             notes.append("No phrase is present, so only false alarms (IL_FPR) can be judged; add positive pairs.")
         box_only = sum(not record.has_masks for record in self.records)
         if box_only:
-            notes.append(f"{box_only} pairs are labelled with boxes only and are left out of the mask metrics.")
+            are = "pair is" if box_only == 1 else "pairs are"
+            notes.append(f"{box_only} {are} labelled with boxes only and left out of the mask metrics.")
         return tuple(notes)
 
     def save(self, path: str | Path) -> None:

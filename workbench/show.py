@@ -336,7 +336,7 @@ def plot_metrics(comparison: Comparison, *, save: str | Path | None = None) -> F
 
 def change_in_words(delta: Any, *, scale: float = 100.0) -> str:
     """A change with its interval, e.g. "+58.7 [+40.0, +70.0]"."""
-    text = f"{scale * delta.delta:+.1f}"
+    text = f"{scale * delta.delta:+.1f}" if math.isfinite(delta.delta) else "\u2013"
     return text if delta.ci95 is None else f"{text} [{scale * delta.ci95[0]:+.1f}, {scale * delta.ci95[1]:+.1f}]"
 
 
