@@ -85,7 +85,7 @@ def visit(page: Any, out: Path, steps: int, settings: str) -> None:
     keep("compare")
     tab("Video")
     press("Try a rendered clip")
-    page.get_by_text("example.mp4").wait_for()
+    page.locator(".file-preview").wait_for()
     press("Follow")
     page.get_by_text("followed them in").wait_for()
     page.wait_for_function("document.querySelector('.sw-screen video')?.readyState >= 2")
