@@ -24,6 +24,7 @@ PRIOR_PAIRS = 2.0  # a shift of two logits must be worth this many pairs
 PRIOR_PRESENCE = 3.0  # logits: standard deviation of the presence shift that is expected beforehand
 PRIOR_OBJECTS = 2.0  # the precision and recall of the whole set count as this many further objects of every phrase
 _SHIFTS = np.linspace(-4.0, 4.0, 81)  # logits
+_PARTS = 10  # of the pictures, left out in turn
 _WINDOW = 1.0  # logits: standard deviation of the neighbourhood over which a shift must do well
 _TEMPERATURES = np.geomspace(0.25, 4.0, 41)
 _FORMAT = "workbench-calibration-1"
@@ -169,8 +170,10 @@ def calibrate(records: Sequence[PairRecord]) -> Calibration:
     Shrinking: besides its own pairs, each phrase listens to all pairs of the set, which together weigh no more than
     `SET_PAIRS` pairs. A phrase seen twice thus takes nearly the shift of the set, one seen a hundred times its own; the
     weights enter the counts themselves, so no second estimator is needed. The set in turn keeps to shift 0 and
-    temperature 1 unless there is evidence: two logits must be worth `PRIOR_PAIRS`. A phrase that is in no picture is
-    never raised, whatever the others say: its calibrated scores stay at or below the recorded ones.
+    temperature 1 unless there is evidence: two logits must be worth `PRIOR_PAIRS`, and a shift of the match must be
+    better than none by more than two standard errors, for ten pictures like one or another threshold by chance. A
+    phrase that is in no picture is never raised, whatever the others say: its calibrated scores stay at or below the
+    recorded ones.
 
     How well: on simulated answers to 5 phrases in 10 pictures, a shift of either logit by -2 cost 14 to 21 points of
     cgF1, of which 1 point is left on average after calibration (rarely 4); with 20 pictures less than 1. A match that
@@ -279,6 +282,7 @@ class _Counts:
     tally: Tally
     rows: np.ndarray
     metric: str
+    parts: np.ndarray  # (P,) the part of the pictures that a pair belongs to
 
     @classmethod
     def of(cls, records: Sequence[PairRecord], presences: np.ndarray) -> _Counts:
@@ -293,15 +297,30 @@ class _Counts:
             places = {number: len(counts) + place for place, number in enumerate(dict.fromkeys(num_kept))}
             counts += [pair_counts(overlaps[:number]) for number in places]
             rows[:, column] = [places[number] for number in num_kept]
-        return cls(Tally.of(counts), rows, "cgF1" if any(record.num_truth == 0 for record in records) else "F1")
+        _, image = np.unique([record.image_id for record in records], return_inverse=True)
+        metric = "cgF1" if any(record.num_truth == 0 for record in records) else "F1"
+        return cls(Tally.of(counts), rows, metric, image % _PARTS)
 
     def best_shifts(self, weights: np.ndarray) -> np.ndarray:
-        """(R,) the best shift for each row of weights (R, P)."""
+        """(R,) the best shift for each row of weights (R, P); 0 unless it is surely better than none.
+
+        That is: by more than twice the standard error of the difference, from leaving out parts of the pictures.
+        """
+        values = self._smooth(weights)
+        best, every, none = values.argmax(axis=0), np.arange(len(weights)), int(np.abs(_SHIFTS).argmin())
+        left_out = [self._smooth(weights * (self.parts != part)) for part in np.unique(self.parts)]
+        gains = np.stack([part[best, every] - part[none] for part in left_out])  # (parts, R)
+        error = np.sqrt((len(left_out) - 1) * gains.var(axis=0))
+        is_sure = values[best, every] - values[none] > 2 * error
+        return np.where(is_sure, _SHIFTS[best], 0.0)
+
+    def _smooth(self, weights: np.ndarray) -> np.ndarray:
+        """(S, R) how good each shift and those near it are, for each row of weights (R, P)."""
         values = np.stack([rates(self._at(row).weighted(weights))[self.metric] for row in self.rows])
         near = np.exp(-0.5 * ((_SHIFTS[:, None] - _SHIFTS) / _WINDOW) ** 2)
         smooth = near @ values / near.sum(axis=1, keepdims=True)
         smooth -= PRIOR_PAIRS * (_SHIFTS[:, None] / 2.0) ** 2 / np.maximum(weights.sum(axis=1), 1.0)
-        return _SHIFTS[smooth.argmax(axis=0)]
+        return smooth
 
     def found(self, shifts: np.ndarray) -> np.ndarray:
         """(P, 3) found, false and missed at IoU 0.5, each pair at its own shift (P,), one of the searched ones."""

@@ -83,6 +83,17 @@ def test_the_shift_of_the_presence_is_told_from_that_of_the_match():
     assert 1.0 < strict.shift - plain.shift < 3.0
 
 
+def test_a_model_whose_threshold_is_right_keeps_it():
+    """Ten pictures always like some other threshold a little better, by chance."""
+    losses, shifts = [], []
+    for seed in range(6):
+        calibration, judge = calibrate(answers(seed, 10)), answers(100 + seed, 60)
+        losses.append(cgf1(judge) - cgf1(calibrated(judge, calibration)))
+        shifts += [abs(curve.shift) for curve in calibration.phrases]
+    assert np.mean(losses) < 0.01
+    assert np.mean(np.array(shifts) == 0.0) > 0.6
+
+
 @pytest.mark.parametrize("shift", [{"match_shift": 2.0}, {"presence_shift": 2.0}], ids=lambda shift: [*shift][0])
 def test_an_overconfident_model_is_recovered_too(shift):
     judge = calibrated(answers(100, 80, **shift), calibrate(answers(0, 20, **shift)))
