@@ -175,9 +175,9 @@ def calibrate(records: Sequence[PairRecord]) -> Calibration:
     phrase that is in no picture is never raised, whatever the others say: its calibrated scores stay at or below the
     recorded ones.
 
-    How well: on simulated answers to 5 phrases in 10 pictures, a shift of the match by -2 cost 22 points of cgF1, of the
-    presence 12, of which 1 point is left on average after calibration (at most 3). A match that is too sure by 2 is
-    undone in part only: of 7 points, 5 are left. Where nothing was shifted, 1 point is lost.
+    How well: on simulated answers to 5 phrases in 10 pictures, a shift of the match by -2 cost 22 points of cgF1, one
+    of the presence 12, of which 1 point is left on average after calibration (at most 3). A match that is too sure by 2
+    is undone in part only: of 7 points, 5 are left. Where nothing was shifted, 1 point is lost.
 
     Args:
         records: of pictures that were not trained on, every phrase with positive and, best, absent pairs.
