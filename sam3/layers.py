@@ -124,7 +124,7 @@ class DropPath(nn.Module):
 
 class Recomputable(nn.Module):
     """A part whose layers can be computed a second time in the backward pass, with the same dropout, so that what went
-    on in them need not be kept. Gradients are the same; a step takes a third more time and a fraction of the memory.
+    on in them need not be kept. Gradients are the same; a step takes longer, in far less memory.
     """
 
     recomputes = False

@@ -151,7 +151,7 @@ class Sam3(nn.Module):
     def recompute(self, is_on: bool) -> None:
         """From now on the backward pass computes layers again, or no longer, in place of keeping their insides.
 
-        Gradients are the same, memory a fraction, and a step takes about a third more time.
+        Gradients are the same; a step takes longer, in far less memory: 1.3 times (tokens) at the released size.
         """
         for module in self.modules():
             if isinstance(module, Recomputable):
