@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import typer
+from peak import peak_bytes
 
 from sam3.checkpoint import load_sam3
 from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEncoderConfig, TransformerConfig
@@ -106,12 +105,6 @@ def measured(case: Case) -> dict[str, float]:
         finetune(model, adapter, examples, out, config, replay=replay, progress=False)
         seconds = time.perf_counter() - start
     return {"seconds": seconds, "gb": peak_bytes() / 1e9, "cpu_seconds": time.process_time()}
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def in_new_process(function: Callable[[Case], dict[str, float]], case: Case) -> dict[str, float]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import typer
+from peak import peak_bytes
 
 from sam3.config import Sam3Config
 from sam3.files import write_text
@@ -114,7 +113,6 @@ def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrase
     (per_view, per_step), (cpu_per_view, cpu_per_step) = (
         parts(clock, num_first, pictures) for clock in zip(*ends, strict=True)
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Result(
         plan=plan,
         parameters=sum(p.numel() for p in model.parameters()) - adapter.num_trainable,
@@ -124,7 +122,7 @@ def measure(plan: str, size: str, pictures: int, steps: int, images: int, phrase
         seconds_per_step=per_step,
         cpu_seconds_per_view=cpu_per_view,
         cpu_seconds_per_step=cpu_per_step,
-        peak_gb=peak / 1e9,
+        peak_gb=peak_bytes() / 1e9,
     )
 
 

@@ -21,8 +21,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +40,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from peak import peak_bytes
 from random_models import SCORE, SIZES, forced_logits, write_weights
 
 from sam3.checkpoint import load_sam3
@@ -250,8 +249,7 @@ def serve(name: str, setting: Setting, connection: Connection) -> None:
 def peak_gb(device: str) -> float:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak if sys.platform == "darwin" else peak * 1024) / 1e9
+    return peak_bytes() / 1e9
 
 
 def compare(

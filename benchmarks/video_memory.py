@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ import numpy as np
 import psutil
 import torch
 import typer
+from peak import peak_bytes
 
 from sam3.checkpoint import load_sam3
 from sam3.files import write_text
@@ -90,12 +89,6 @@ def follow(model: Sam3, num_frames: int, num_objects: int, every: int) -> Iterat
                 took = median(times[-every:]), median(cpu_times[-every:])
                 yield Mark(count, *took, process.memory_info().rss / 1e6, peak_bytes() / 1e6, len(result), size / 1e6)
             start, cpu_start = time.perf_counter(), time.process_time()
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(

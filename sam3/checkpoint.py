@@ -114,20 +114,18 @@ def load_sam3(
     _check(file, str(source), {place.name: place.foreign_shape(shapes[key]) for key, place in found.items()})
 
     device, dtype = device or "cpu", DTYPES[precision]
-    state, broken = {}, set()
-    for key, shape in shapes.items():
-        if key not in found:
-            state[key] = torch.zeros(shape, device=device, dtype=dtype)
-            continue
+    state = {key: torch.zeros(shapes[key], device=device, dtype=dtype) for key in shapes.keys() - found.keys()}
+    broken = set()
+    for (key, place), mapped in zip(found.items(), file.read(place.name for place in found.values()), strict=True):
         # Copied: the model must not change with the file, and no two parameters may share memory.
-        tensor = found[key].read(file.tensors[found[key].name])
-        state[key] = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+        state[key] = place.read(mapped).to(device, dtype, copy=True, memory_format=torch.contiguous_format)
         if not _is_finite(state[key]):
-            broken.add(found[key].name)
+            broken.add(place.name)
     if broken:
         problems = {"not finite (NaN or infinite)": sorted(broken)}
         raise _misfit(f"{source} ({file.layout} layout)", problems, len(found), "Nothing was loaded.")
     model.load_state_dict(state, strict=True, assign=True)
+    del state  # or it would hold what int8 replaces
     filled = tuple(key for key in shapes if key not in found)
     notes = file.notes if file.config.tracker is not None else (*file.notes, _NO_TRACKER)
     report = LoadReport(str(source), file.layout, len(found), file.left_out, filled, notes, file.metadata)

@@ -1,4 +1,4 @@
-"""Opens a weight file of any layout without copying a tensor: which model it holds, and what lies in it.
+"""Opens a weight file of any layout without copying a tensor: which model it holds, what lies in it, and its tensors.
 
 Files are memory-mapped. Nothing here runs code from a file: pickles are read as tensors only, or refused.
 """
@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from sam3.key_tables import REPEATED_KEY
 
 FORMAT = "sam3-workbench"
 TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
+_MAPPED_BYTES = 2**28
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)(?<!\.pth)(?<!\.safetensors)")
 
 # Keys that are no part of the model. A 3.1 file carries two more necks, for its own tracker; an image model saved
@@ -46,8 +47,9 @@ class WeightFile:
     Attributes:
         layout: whose names the tensors have.
         config: sizes of the model in it.
-        tensors: by name, without the prefix of the detector, memory-mapped; in a damaged file also things that are no
-            tensors.
+        tensors: by name, without the prefix of the detector: shapes and kinds, on the meta device; in a damaged file
+            also things that are no tensors.
+        places: of each tensor, the file that holds it and its name there.
         left_out: names, as in the file, that the model has no use for.
         notes: what was assumed.
         metadata: free text stored with the weights.
@@ -56,9 +58,34 @@ class WeightFile:
     layout: Literal["workbench", "native", "transformers"]
     config: Sam3Config
     tensors: Mapping[str, Any]
+    places: Mapping[str, tuple[Path, str]]
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, names: Iterable[str]) -> Iterator[Tensor]:
+        """The tensors of these names, in this order, memory-mapped: to be copied before the next one is asked for.
+
+        What was read of a mapped file counts as memory of this process until the mapping ends, so it begins anew after
+        every 256 MB.
+
+        Raises:
+            CheckpointError: a file is no longer what was opened.
+        """
+        mapped: dict[Path, Mapping[str, Any]] = {}
+        num_bytes = 0
+        for name in names:
+            path, name_there = self.places[name]
+            if num_bytes > _MAPPED_BYTES:
+                mapped, num_bytes = {}, 0
+            if path not in mapped:
+                mapped[path] = _read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_native(path)[0]
+            tensor, expected = mapped[path].get(name_there), self.tensors[name]
+            if not isinstance(tensor, Tensor) or (tensor.shape, tensor.dtype) != (expected.shape, expected.dtype):
+                raise CheckpointError(f"{path} has changed while it was read; load it again")
+            num_bytes += tensor.nbytes
+            yield tensor
+            del tensor
 
 
 def open_weights(source: str | Path) -> WeightFile:
@@ -94,35 +121,19 @@ def open_workbench(path: Path) -> WeightFile:
             f"{path} was not written by sam3.checkpoint.save (its header has no format={FORMAT!r}); for transformers "
             "weights pass the folder that also holds config.json"
         )
-    return WeightFile("workbench", _own_config(path, metadata.pop("config", "null")), tensors, metadata=metadata)
+    config = _own_config(path, metadata.pop("config", "null"))
+    places = {name: (path, name) for name in tensors}
+    return WeightFile("workbench", config, _outlines(tensors), places, metadata=metadata)
 
 
 def open_native(path: Path) -> WeightFile:
     """Opens a native `.pt` file: `detector.` and other groups, or detector keys alone, plain or under "model"."""
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is no readable .pt archive: cut off while downloading, written by a very old torch, or something "
-            "else; download it again"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds Python objects besides tensors; reading them could run foreign code, so nothing was loaded. "
-            'Where you trust the file, open it once with torch and save {"model": state_dict} anew'
-        ) from error
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}; download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}; expected a dict of tensors, or one under 'model'"
-        )
-    everything = content["model"] if isinstance(content.get("model"), dict) else content
-    everything = {str(name).removeprefix("module."): value for name, value in everything.items()}
+    everything, content = _read_native(path)
     is_prefixed = any(name.startswith("detector.") for name in everything)
-    tensors, tracker, left_out = {}, {}, []
+    tensors, tracker, places, left_out = {}, {}, {}, []
     for name, value in everything.items():
         inner = name.removeprefix("detector.")
+        places[inner] = (path, name)
         if is_prefixed and name.startswith("tracker."):
             tracker[name] = value
         elif _NATIVE_LEFT_OUT.match(inner) or (
@@ -157,7 +168,7 @@ def open_native(path: Path) -> WeightFile:
             )
         left_out.append(f"detector.{name}" if is_prefixed else name)
         del tensors[name]
-    return WeightFile("native", config, tensors, tuple(left_out), notes, metadata)
+    return WeightFile("native", config, _outlines(tensors), places, tuple(left_out), notes, metadata)
 
 
 def open_transformers(folder: Path) -> WeightFile:
@@ -168,29 +179,35 @@ def open_transformers(folder: Path) -> WeightFile:
             f"{folder} has no config.json; expected a transformers folder with config.json and model.safetensors"
         )
     if (folder / "model.safetensors").is_file():
-        everything, metadata = _read_safetensors(folder / "model.safetensors")
+        parts = ["model.safetensors"]
     elif index_path.is_file():
-        everything, metadata = {}, {}
-        for part in sorted(set(_read_json(index_path).get("weight_map", {}).values())):
+        parts = sorted(set(_read_json(index_path).get("weight_map", {}).values()))
+        for part in parts:
             if Path(part).name != part or not (folder / part).is_file():
                 raise CheckpointError(f"{index_path} names the part {part!r}, which is not there; download it again")
-            everything |= _read_safetensors(folder / part)[0]
     else:
         raise CheckpointError(
             f"{folder} has neither model.safetensors nor model.safetensors.index.json; other formats can carry code "
             "and are not read: download or save the model as safetensors"
         )
-    # A video model saved by transformers 5 has the tracker's prefix twice.
-    everything = {name.replace("tracker_model.tracker_model.", "tracker_model."): t for name, t in everything.items()}
+    everything, metadata, found = {}, {}, {}
+    for part in parts:
+        tensors, text = _read_safetensors(folder / part)
+        metadata |= text
+        for name_there, tensor in tensors.items():
+            # A video model saved by transformers 5 has the tracker's prefix twice.
+            name = name_there.replace("tracker_model.tracker_model.", "tracker_model.")
+            everything[name], found[name] = tensor, (folder / part, name_there)
     is_video = any(name.startswith("detector_model.") for name in everything)
     has_pyramid = any(name.startswith("tracker_neck.") for name in everything)
     has_tracker = has_pyramid and any(name.startswith("tracker_model.") for name in everything)
-    tensors, left_out = {}, []
+    tensors, places, left_out = {}, {}, []
     for name, tensor in everything.items():
         if _TRANSFORMERS_LEFT_OUT.match(name) or (name.startswith("tracker_model.") and not has_tracker):
             left_out.append(name)
         else:
-            tensors[name.removeprefix("detector_model.") if is_video else name] = tensor
+            inner = name.removeprefix("detector_model.") if is_video else name
+            tensors[inner], places[inner] = tensor, found[name]
     try:
         config = config_from_transformers(
             _read_json(config_path), has_tracker_pyramid=has_pyramid, has_tracker=has_tracker
@@ -209,7 +226,7 @@ def open_transformers(folder: Path) -> WeightFile:
             "original model has 1e-05",
         )
     metadata.pop("format", None)
-    return WeightFile("transformers", config, tensors, tuple(left_out), notes, metadata)
+    return WeightFile("transformers", config, _outlines(tensors), places, tuple(left_out), notes, metadata)
 
 
 def _download(name: str) -> Path:
@@ -234,6 +251,40 @@ def _own_config(path: Path, stored: Any) -> Sam3Config:
         raise CheckpointError(
             f"{path}: the sizes stored in it cannot be read: {error}; save the model again"
         ) from error
+
+
+def _read_native(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands under the names of a `.pt` file, memory-mapped, and all its content."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is no readable .pt archive: cut off while downloading, written by a very old torch, or something "
+            "else; download it again"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds Python objects besides tensors; reading them could run foreign code, so nothing was loaded. "
+            'Where you trust the file, open it once with torch and save {"model": state_dict} anew'
+        ) from error
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}; download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}; expected a dict of tensors, or one under 'model'"
+        )
+    everything = content["model"] if isinstance(content.get("model"), dict) else content
+    return {str(name).removeprefix("module."): value for name, value in everything.items()}, content
+
+
+def _outlines(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Shapes and kinds; what is no tensor of floats, and so of no use, stays what it is."""
+    return {
+        name: torch.empty(value.shape, dtype=value.dtype, device="meta")
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in tensors.items()
+    }
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +236,49 @@ def test_loaded_parameters_are_ready_to_use(model: Sam3, ours: Path) -> None:
     )
     ours.write_bytes(b"\0" * ours.stat().st_size)  # the same file, overwritten in place
     assert_same(loaded, model)
+
+
+LOADING = """
+import sys
+from pathlib import Path
+
+from sam3 import weight_files
+from sam3.checkpoint import load_sam3
+
+def peak():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+weight_files._MAPPED_BYTES = 2**22
+load_sam3(sys.argv[1])  # what a first call needs besides, with a small model
+before = peak()
+load_sam3(sys.argv[2])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is told otherwise")
+@pytest.mark.parametrize("layout", ["workbench", "native", "transformers"])
+def test_loading_takes_hardly_more_memory_than_the_model(
+    layout: checkpoint.Layout, small: Sam3Config, tmp_path: Path
+) -> None:
+    large = replace(small, image_encoder=replace(small.image_encoder, mlp_width=400_000))  # 0.2 GB
+    end = {"workbench": ".safetensors", "native": ".pt", "transformers": ""}[layout]
+    for name, config in {"small": small, "large": large}.items():
+        save(Sam3(config), tmp_path / f"{name}{end}", layout=layout)
+    command = [sys.executable, "-c", LOADING, *(str(tmp_path / f"{name}{end}") for name in ("small", "large"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    size = sum(p.numel() for p in Sam3(large).parameters()) * 4
+    assert size < int(done.stdout) < 1.4 * size
+
+
+def test_a_file_that_changes_while_it_is_read(model: Sam3, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = weight_files.open_weights(ours)
+    name = "detector.decoder.norm.bias"
+    assert [tensor.tolist() for tensor in file.read([name, name])] == [model.state_dict()[name].tolist()] * 2
+    save_file({"something": torch.ones(2)}, ours)
+    with pytest.raises(CheckpointError, match="has changed while it was read"):
+        next(file.read([name]))
 
 
 def test_split_tensors_do_not_share_memory(small: Sam3Config, native: dict[str, Tensor], tmp_path: Path) -> None:
