@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Choice, Desk, phrases_in
+from apps.lent_gpu import RUN, on_gpu
 from apps.refusals import spoken
 from apps.state import Workspace
 from workbench.adapters import PLANS, Plan, PlanName
@@ -81,6 +82,7 @@ def build(desk: Desk) -> None:
     timer = gr.Timer(1.5)
     seen = gr.Textbox(visible=False)
 
+    @on_gpu
     @spoken
     def suggested(user: str, model: str, text: str, source_name: str) -> tuple[str, str]:
         """Adds phrases that the model wrongly finds in the pictures to those to refuse."""
@@ -99,6 +101,7 @@ def build(desk: Desk) -> None:
             f"{doubt}"
         )
 
+    @on_gpu
     @spoken
     def costs(user: str, model: str, source_name: str, plan_name: PlanName, num_steps: float) -> str:
         """What a training would take, from trial steps."""
@@ -150,7 +153,7 @@ def build(desk: Desk) -> None:
             except ValueError:
                 shutil.rmtree(out)
                 raise
-            job = TrainingJob(recipe, out, desk.shelf.device)
+            job = TrainingJob(recipe, out, desk.shelf.device, RUN)
             workspace.keep_job(job)
             job.start()
         return look(user, out.name, "")

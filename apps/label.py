@@ -10,11 +10,13 @@ import gradio as gr
 
 from apps.annotator import Annotator
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk
+from apps.lent_gpu import on_gpu
 from apps.limits import PICTURE_SUFFIXES, checked_picture, unpack
 from apps.refusals import spoken
 from apps.state import Workspace
+from sam3.predictor import Prediction
 from workbench.annotation import Annotation
-from workbench.annotation_answers import answer_request
+from workbench.annotation_answers import Question, propose_answer
 from workbench.annotation_labels import annotation_of, examples_of
 from workbench.annotation_session import AnnotationSession, Request
 from workbench.examples import ExampleSet
@@ -74,10 +76,15 @@ def build(desk: Desk) -> None:
 
     @spoken
     def proposed(user: str, choice: str, session: AnnotationSession, request: Request) -> Annotation:
-        with desk.shelf.lent(choice, desk.of(user)) as loan:
-            if not answer_request(loan.predictor(), session, request):  # type: ignore[arg-type]
-                gr.Info(f"{loan.label} found nothing new for “{request.phrase}”.")
+        if not propose_answer(session, request, answered(user, choice, Question.of(session, request))):
+            gr.Info(f"{choice} found nothing new for “{request.phrase}”.")
         return session.annotation
+
+    @on_gpu
+    @spoken
+    def answered(user: str, choice: str, question: Question) -> Prediction:
+        with desk.shelf.lent(choice, desk.of(user)) as loan:
+            return question.answer(loan.predictor())  # type: ignore[arg-type]
 
     @spoken
     def bring(user: str, files: list[str] | None, count: float) -> tuple[str, float]:

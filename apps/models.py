@@ -90,6 +90,11 @@ class Shelf:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.slots = {_short(name): _Slot(name, self.device) for name in names}
 
+    def load(self) -> None:
+        """Loads every model now and not when it is first asked, so that processes forked from this one have them."""
+        for slot in self.slots.values():
+            slot.bare()
+
     def choices(self, workspace: Workspace | None = None) -> list[str]:
         """The models, and the visitor's own adapted ones."""
         return [*self.slots, *(f"{self._base_of(workspace, run)} + {run}" for run in self._runs(workspace))]

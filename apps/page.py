@@ -8,6 +8,7 @@ from typing import Any
 
 from apps import adapt, compare, label, segment, video
 from apps.desk import LIGHT_QUEUE, Choice, Desk, chosen
+from apps.lent_gpu import IS_LENT
 from apps.limits import Limits
 from apps.models import Shelf
 from apps.refusals import spoken
@@ -37,6 +38,8 @@ def build_app(
     """
     limits = limits or Limits()
     workspaces, shelf = Workspaces(Path(root), limits, keep_days), Shelf(models, device)
+    if IS_LENT:
+        shelf.load()
     # Which visitor this is, is kept in the browser; a fixed secret lets the code survive a restart of the server.
     with gr.Blocks(title="SAM 3 Workbench", fill_width=True, delete_cache=_CACHE_SECONDS) as blocks:
         kept = gr.BrowserState(None, storage_key="sam3-workbench", secret="sam3-workbench-code")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from apps.answers import FLOOR, Answer, Exemplar, exemplars_in, prompts_of, with_exemplars
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk
+from apps.lent_gpu import on_gpu
 from apps.limits import Limits, checked_picture
 from apps.refusals import spoken
 from sam3.files import write_atomically
@@ -76,6 +77,7 @@ def build(desk: Desk) -> None:
                 coco = gr.DownloadButton("COCO file", size="sm")
                 masks = gr.DownloadButton("Masks (zip)", size="sm")
 
+    @on_gpu
     @spoken
     def segment(user: str, model: str, path: str | None, text: str, shown_examples: str, least: float) -> Any:
         """What the chosen model finds in a picture."""

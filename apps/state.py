@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from apps.lent_gpu import RUN
 from apps.limits import Limits, checked_picture
 from workbench.annotation_session import SIDECAR, AnnotationSession
 from workbench.training_job import TrainingJob
@@ -114,7 +115,7 @@ class Workspace:
                 return None
             if name not in self._jobs:
                 folder = self.run(name)
-                self._jobs[name] = TrainingJob(folder / "job.yaml", folder)
+                self._jobs[name] = TrainingJob(folder / "job.yaml", folder, run=RUN)
             return self._jobs[name]
 
     def keep_job(self, job: TrainingJob) -> None:

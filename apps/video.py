@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk
+from apps.lent_gpu import CALL_SECONDS, IS_LENT, on_gpu
 from apps.limits import checked_clip
 from apps.models import Loan
 from apps.player import MaskletPlayer
@@ -47,6 +48,7 @@ def build(desk: Desk) -> None:
         with gr.Column(scale=3, min_width=320):
             player = MaskletPlayer()
 
+    @on_gpu
     @spoken
     def followed(
         user: str,
@@ -72,7 +74,8 @@ def build(desk: Desk) -> None:
             loan.model.require_tracker()
             sides: list[Side] = []
             plays = _plays(loan, is_both)
-            limit = desk.limits.clip_seconds / len(plays)
+            seconds = CALL_SECONDS / 2 if IS_LENT else desk.limits.clip_seconds
+            limit = seconds / len(plays)
             for number, (title, predictor, context) in enumerate(plays):
                 with context:
                     side, note = _play(

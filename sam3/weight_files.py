@@ -190,7 +190,9 @@ def open_transformers(folder: Path) -> WeightFile:
             f"{folder} has neither model.safetensors nor model.safetensors.index.json; other formats can carry code "
             "and are not read: download or save the model as safetensors"
         )
-    everything, metadata, found = {}, {}, {}
+    everything: dict[str, Tensor] = {}
+    found: dict[str, tuple[Path, str]] = {}
+    metadata: dict[str, str] = {}
     for part in parts:
         tensors, text = _read_safetensors(folder / part)
         metadata |= text

@@ -38,13 +38,20 @@ The model that comes along is **tiny**: it knows rendered shapes and colours, an
 learning from about ten of them. To use the released weights, which are gated, accept their licence, add a token of
 yours as the secret `HF_TOKEN`, and set the variable `WORKBENCH_MODELS` to `tiny facebook/sam3`.
 
+Without a GPU it takes seconds for a picture with the tiny model. On ZeroGPU hardware every answer borrows a GPU, and a
+training is done in parts of less than a minute, each of which counts towards the visitor's daily share; with a GPU of
+the Space's own nothing is split.
+
 What visitors bring is kept for a day at most, and not at all when the Space restarts.
 """
-_APP = '''"""Starts the page, on the processor or on a GPU that the Space has for itself."""
+_APP = '''"""Starts the page: on the processor, on a GPU, or on one that is lent for each call (ZeroGPU)."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if importlib.util.find_spec("spaces"):
+    import spaces  # noqa: F401  must come before torch
 
 from apps.page import build_app, launch  # noqa: E402
 

@@ -15,7 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ class TrainingJob:
         out: folder for the results. A finished one shows as finished, one that a job left half done (of this process
             or an earlier one) goes on from there when it is started.
         device: as for `run_recipe`.
+        run: does the work, called as `run_recipe` is.
 
     Raises:
         ValueError: the recipe cannot be read.
@@ -80,9 +83,15 @@ class TrainingJob:
         ('not started', 200, False)
     """
 
-    def __init__(self, recipe: Recipe | str | Path, out: str | Path, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        recipe: Recipe | str | Path,
+        out: str | Path,
+        device: torch.device | str | None = None,
+        run: Callable[..., object] = run_recipe,
+    ):
         self.recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-        self.out, self.device = Path(out), device
+        self.out, self.device, self.run = Path(out), device, run
         self._thread: threading.Thread | None = None
         self._is_stop_wanted = threading.Event()
         self._changes = threading.Lock()
@@ -102,7 +111,9 @@ class TrainingJob:
             self._is_stop_wanted.clear()
             found = _found(self.out, self.recipe.train.steps)
             self._snapshot = replace(found, phase="waiting for its turn", is_running=True, is_finished=False, note="")
-            self._thread = threading.Thread(target=self._run, name=f"training {self.out.name}", daemon=True)
+            # The context says who asked, which counts where a GPU is lent to visitors.
+            work = partial(copy_context().run, self._run)
+            self._thread = threading.Thread(target=work, name=f"training {self.out.name}", daemon=True)
             self._thread.start()
         atexit.register(self._leave)
 
@@ -122,7 +133,7 @@ class TrainingJob:
     def _run(self) -> None:
         try:
             with training_turn(self._is_stop_wanted.is_set):
-                run_recipe(self.recipe, self.out, progress=False, device=self.device, on_event=self._hear)
+                self.run(self.recipe, self.out, progress=False, device=self.device, on_event=self._hear)
             self._end(phase="finished", is_finished=True)
         except Stopped:
             self._end(

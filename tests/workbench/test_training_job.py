@@ -139,7 +139,7 @@ def test_a_job_that_waits_for_its_turn_can_be_stopped(pristine, tmp_path):
     assert job.snapshot.phase == "stopped" and not (tmp_path / "out").exists()
 
 
-def test_errors_become_words(project, tmp_path, monkeypatch):
+def test_errors_become_words(project, tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         TrainingJob(tmp_path / "nowhere.yaml", tmp_path / "out")
     project.write(phrases={"disc": None, "bar": None})
@@ -148,11 +148,10 @@ def test_errors_become_words(project, tmp_path, monkeypatch):
     end = job.wait(SECONDS)
     assert end.phase == "failed" and not end.is_running and "learn.json" in str(end.error)
     project.write()
-    job = TrainingJob(project.recipe, tmp_path / "other")
 
     def fail(*arguments: object, **keywords: object) -> None:
         raise RuntimeError("the device went away")
 
-    monkeypatch.setattr("workbench.training_job.run_recipe", fail)
+    job = TrainingJob(project.recipe, tmp_path / "other", run=fail)
     job.start()
     assert job.wait(SECONDS).error == "RuntimeError: the device went away"
