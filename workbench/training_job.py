@@ -8,6 +8,7 @@ Whatever else draws from that generator meanwhile changes the dropout of a step,
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import json
 import logging
@@ -29,6 +30,7 @@ from workbench.run_events import RunEvent, Stopped
 from workbench.run_folder import what_is_kept
 
 _TURN = threading.Lock()
+_LOOK_SECONDS = 0.2
 _SECONDS_TO_SAVE = 60.0  # that a job gets when Python ends
 
 
@@ -128,6 +130,12 @@ class TrainingJob:
         """The snapshot once the job no longer runs, or after so many seconds."""
         if self._thread is not None:
             self._thread.join(timeout)
+        return self._snapshot
+
+    async def ended(self) -> JobSnapshot:
+        """The snapshot once the job no longer runs, awaited: in a notebook buttons act meanwhile (ipykernel 7)."""
+        while self._thread is not None and self._thread.is_alive():
+            await asyncio.sleep(_LOOK_SECONDS)
         return self._snapshot
 
     def _run(self) -> None:

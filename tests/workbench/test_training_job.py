@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -154,4 +155,4 @@ def test_errors_become_words(project, tmp_path):
 
     job = TrainingJob(project.recipe, tmp_path / "other", run=fail)
     job.start()
-    assert job.wait(SECONDS).error == "RuntimeError: the device went away"
+    assert asyncio.run(job.ended()).error == "RuntimeError: the device went away"
