@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import gradio as gr
 import torch
 
+from apps.refusals import spoken
 from workbench.adapt import run_recipe
 from workbench.recipe import Recipe
 from workbench.run_events import RunEvent, Stopped, Watcher, unwatched
@@ -47,14 +49,16 @@ def run_in_parts(
     """`run_recipe` in parts that fit into the time a GPU is lent for; `on_event` is told between them.
 
     Raises:
-        ValueError: a part was too short to get any further.
+        ValueError: a part was too short to get any further, or went wrong.
         Stopped: `on_event` asked for it.
-        Others: see `run_recipe`.
     """
     num_lines, done = 0, None
     while True:
         on_event(RunEvent("adapting"))
-        is_finished = _part(recipe, out, progress, device)
+        try:
+            is_finished = _part(recipe, out, progress, device)
+        except gr.Error as error:
+            raise ValueError(error.message) from error
         lines = _lines(out)
         for line in lines[num_lines:]:
             on_event(RunEvent("adapting", line))
@@ -73,6 +77,7 @@ RUN = run_in_parts if IS_LENT else run_recipe  # what a training job calls
 
 
 @on_gpu
+@spoken
 def _part(recipe: Recipe, out: Path, progress: bool, device: torch.device | str | None) -> bool:
     """Does as much as fits into the time; whether the job is finished."""
     end = time.monotonic() + PART_SECONDS

@@ -68,9 +68,17 @@ threading.Event().wait()
 class Visitor:
     def __init__(self, address: str, calls: Path):
         self.client, self._calls = Client(address, verbose=False), calls
+        self.runs = calls.parent / "data" / CODE / "runs"
 
     def __call__(self, name: str, *values: Any) -> Any:
         return self.client.predict(CODE, *values, api_name=f"/{name}")
+
+    def end_of(self, run: str) -> dict[str, Any]:
+        """The run once nothing of it goes on."""
+        end = time.monotonic() + SECONDS
+        while (shot := dict(self("adapt_status", run)))["is_running"] and time.monotonic() < end:
+            time.sleep(0.5)
+        return shot
 
     def calls(self, name: str) -> list[str]:
         """The process of each call of that function."""
@@ -117,12 +125,20 @@ def test_proposals_of_another_process_are_kept_here(visitor):
     assert visitor("label_marks")["pictures"][0]["pairs"]["coin"]["marks"] == marks
 
 
+def test_what_goes_wrong_in_a_training_is_told_in_words(visitor):
+    visitor("adapt_start", "tiny", "my labelled pictures", "wrong", "decoder", 40, 3, "star", "")
+    visitor("adapt_stop", "wrong")
+    assert visitor.end_of("wrong")["phase"] == "stopped"
+    (visitor.runs / "wrong" / "data" / "test.json").write_text("{")
+    visitor("adapt_resume", "wrong")
+    shot = visitor.end_of("wrong")
+    assert shot["phase"] == "failed" and "test.json" in shot["error"] and "worker error" not in shot["error"], shot
+
+
 def test_a_training_goes_in_parts_and_its_adapter_answers(visitor):
     quick = "train.images=1\ntrain.phrases=1\ntrain.views=1\nguard.scenes=0\nguard.replay=0"
     visitor("adapt_start", "tiny", "my labelled pictures", "coins", "decoder", 40, 3, "star", quick)
-    end = time.monotonic() + SECONDS
-    while (shot := visitor("adapt_status", "coins"))["is_running"] and time.monotonic() < end:
-        time.sleep(0.5)
+    shot = visitor.end_of("coins")
     assert shot["phase"] == "finished", shot
     assert [step for step, _ in shot["losses"]] == list(range(1, 41))
     assert len(set(visitor.calls("_part"))) > 1
