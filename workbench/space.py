@@ -38,7 +38,7 @@ The model that comes along is **tiny**: it knows rendered shapes and colours, an
 learning from about ten of them. To use the released weights, which are gated, accept their licence, add a token of
 yours as the secret `HF_TOKEN`, and set the variable `WORKBENCH_MODELS` to `tiny facebook/sam3`.
 
-Without a GPU it takes seconds for a picture with the tiny model. On ZeroGPU hardware every answer borrows a GPU, and a
+Without a GPU the processor answers. On ZeroGPU hardware every answer borrows a GPU, and a
 training is done in parts of less than a minute, each of which counts towards the visitor's daily share; with a GPU of
 the Space's own nothing is split.
 

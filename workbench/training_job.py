@@ -133,7 +133,7 @@ class TrainingJob:
         return self._snapshot
 
     async def ended(self) -> JobSnapshot:
-        """The snapshot once the job no longer runs, awaited: in a notebook buttons act meanwhile (ipykernel 7)."""
+        """The snapshot once the job no longer runs, awaited: in a notebook buttons act meanwhile (ipykernel 7.4)."""
         while self._thread is not None and self._thread.is_alive():
             await asyncio.sleep(_LOOK_SECONDS)
         return self._snapshot

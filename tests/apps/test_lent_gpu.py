@@ -21,7 +21,7 @@ from gradio_client.exceptions import AppError
 CODE = "lent-visitor-0001"
 SECONDS = 300
 SPACES = """
-import functools, multiprocessing, os, pathlib, pickle
+import functools, multiprocessing, os, pickle
 
 import gradio, torch
 
