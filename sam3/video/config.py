@@ -1,4 +1,19 @@
-"""Thresholds of the concept video rules, with the values of the released model."""
+"""Thresholds of the concept video rules, with the values of the released model.
+
+`reference_quirks` brings back where the rules for masklets depart from the released code. Where a session departs from
+it in other ways, whatever that says, the reason is its design:
+
+- Pixels of a video file lie in 0..1 before they are normalised, like those of a picture; there they lie in 0..255.
+- Several phrases, and several exemplar boxes, may be searched in one session; masklets of different phrases do not
+  compete. There, a prompt forgets the one before, and a second box is refused.
+- The frame that a prompt lies on is done once; there, a pass does it again with what was just found.
+- A phrase is asked from its own frame on, and of the frames before it only when the video is played backward to them.
+- Whether a masklet is covered by others is judged on the masks' own grid, 288 x 288; there on enlarged masks,
+  and the mask of a new masklet goes by way of the size of the video.
+- A click on a masklet comes with its earlier mask as it is shown, binary; there, with its logits. From then on that
+  masklet alone has a memory of its own: others that were born with it forget nothing. All clicks count, not 16 of them.
+- A pass may be stopped at any frame and goes on there; several forward and backward passes do no frame twice.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from sam3.video.following import Play
 from sam3.video.frame_loop import EncodedFrame, FrameLoop, Search, Seen
 from sam3.video.masklets import MaskletLife, release, remove_masklet
 from sam3.video.results import FrameResult, Masklet, masklets_of, without_overlap
-from sam3.video.source import BrokenFrameError, FrameSource
+from sam3.video.source import BrokenFrameError, FrameSource, whole
 
 if TYPE_CHECKING:
     import supervision
@@ -147,11 +147,12 @@ class VideoSession:
 
         Raises:
             ValueError: an empty phrase, one that is searched already, a prompt outside the frame, a `masklet_id` that
-                does not exist or came with a phrase, or the video is just being played.
+                does not exist or came with a phrase, a `frame` that is no number, or the video is just being played.
             IndexError: the video has no such frame.
             VideoError: the frame cannot be read.
         """
         self._refuse_while_playing("add")
+        frame = self.source.checked(frame)
         wanted = Prompt(what) if isinstance(what, str) else ObjectPrompt([what]) if isinstance(what, Click) else what
         if isinstance(wanted, Prompt):
             if masklet_id is not None:
@@ -160,6 +161,8 @@ class VideoSession:
                 )
             self._search(wanted, frame)
         elif isinstance(wanted, ObjectPrompt | Sequence):
+            if isinstance(wanted, Sequence) and any(isinstance(one, str | Prompt) for one in wanted):
+                raise ValueError(f"received {len(wanted)} phrases or prompts at once; call add for each of them")
             one = wanted if isinstance(wanted, ObjectPrompt) else ObjectPrompt(wanted)
             self._show(one, frame, masklet_id)
         else:
@@ -243,15 +246,12 @@ class VideoSession:
         """
         if direction not in ("forward", "backward", "both"):
             raise ValueError(f"received direction {direction!r}; expected 'forward', 'backward' or 'both'")
-        if num_frames is not None and num_frames < 1:
+        if num_frames is not None and (num_frames := whole(num_frames, "num_frames")) < 1:
             raise ValueError(f"received num_frames={num_frames}; expected at least 1")
         if not self._fronts():
             raise ValueError("nothing is searched or shown yet; call add with a phrase, clicks, a box or a mask first")
         self._refuse_while_playing("propagate")
-        length = self.source.num_frames
-        if start is not None and (start < 0 or (length is not None and start >= length)):
-            known = "" if length is None else f" to {length - 1}"
-            raise IndexError(f"received start={start}; the video has the frames from 0{known}")
+        start = None if start is None else self.source.checked(start)
         return self._propagate(direction, start, num_frames)
 
     def _propagate(self, direction: Direction, start: int | None, num_frames: int | None) -> Iterator[FrameResult]:
@@ -270,10 +270,16 @@ class VideoSession:
     def _next(self, *, is_backward: bool) -> int:
         """Where a pass begins: where something is left to be done, or else at the first prompt."""
         fronts, length = self._fronts(), self.source.num_frames
-        left = [front.next(is_backward=is_backward) for front in fronts]
+        left = [self._readable(front.next(is_backward=is_backward), is_backward=is_backward) for front in fronts]
         left = [frame for frame in left if frame >= 0 and (length is None or frame < length)]
         places = left or [front.origin for front in fronts]
         return max(places) if is_backward else min(places)
+
+    def _readable(self, frame: int, *, is_backward: bool) -> int:
+        """The frame, or the next one in playing order that is not known to be broken."""
+        while frame in self.broken_frames:
+            frame += -1 if is_backward else 1
+        return frame
 
     def _pass(self, start: int, num_frames: int | None, *, is_backward: bool) -> Iterator[FrameResult]:
         """One direction. Whatever ends it, all that was computed is kept."""
@@ -349,9 +355,7 @@ class VideoSession:
         Raises:
             IndexError: the video has no such frame.
         """
-        length = self.source.num_frames
-        if frame < 0 or (length is not None and frame >= length):
-            raise IndexError(f"received frame {frame}; the video has the frames from 0 to {(length or 0) - 1}")
+        frame = self.source.checked(frame)
         stored = self._masks.get(frame, {})
         known: dict[int, tuple[Rle, float, MaskletLife, Search]] = {}
         for search in self._all_searches():

@@ -6,6 +6,7 @@ frames in memory.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,15 +17,17 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from sam3.pictures import Picture, read_picture, shown_size
 from sam3.video.video_file import BrokenFrameError, VideoError, VideoFile
 
-__all__ = ["BrokenFrameError", "FrameSource", "Video", "VideoError", "natural_key", "open_video"]
+__all__ = ["BrokenFrameError", "FrameSource", "Video", "VideoError", "natural_key", "open_video", "whole"]
 
 Video = str | Path | NDArray[np.uint8] | Sequence[Picture] | Iterable[Picture]
 
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+_PAGED_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}  # a second picture in a JPEG is a thumbnail or a depth map
 
 
 class _Reader(Protocol):
@@ -89,6 +92,7 @@ class FrameSource:
             index: from 0. A stream can only be asked for its next frames and for the last few it has given.
 
         Raises:
+            ValueError: the number is no whole one.
             IndexError: the video has no such frame.
             BrokenFrameError: the frame cannot be read; says where reading can go on.
             VideoError: the frame has another size than the others, or a stream no longer has it, or the source is
@@ -96,12 +100,7 @@ class FrameSource:
         """
         if self._is_closed:
             raise VideoError(f"{self._where} is closed; open it again to read frame {index}")
-        num_frames = self.num_frames
-        if index < 0 or (num_frames is not None and index >= num_frames):
-            length = "" if num_frames is None else f" has {num_frames} frames (0 to {num_frames - 1})"
-            raise IndexError(
-                f"frame {index} was asked for of {self._where}{length}; expected a number inside the video"
-            )
+        index = self.checked(index)
         frame = self._reader.read(index)
         if frame.shape[:2] != self.size:
             raise VideoError(
@@ -111,6 +110,23 @@ class FrameSource:
         frame = frame.view()
         frame.flags.writeable = False
         return frame
+
+    def checked(self, index: int) -> int:
+        """The number of a frame, when the video may have it: a stream that has not ended may have any.
+
+        Raises:
+            ValueError: it is no whole number.
+            IndexError: the video has no such frame.
+        """
+        index, num_frames = whole(index, "the number of a frame"), self.num_frames
+        if index < 0 and num_frames is None:
+            raise IndexError(f"frame {index} was asked for; frames of {self._where} are counted from 0")
+        if num_frames is not None and not 0 <= index < num_frames:
+            raise IndexError(
+                f"frame {index} was asked for, but {self._where} has {num_frames} frames (0 to {num_frames - 1}); "
+                "expected a number inside the video"
+            )
+        return index
 
     def frames(self, start: int | None = None, *, reverse: bool = False) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Numbers and frames from `start` to the end, or back to frame 0; nothing is read ahead.
@@ -159,8 +175,9 @@ def open_video(video: Video, *, frame_rate: float | None = None, cached_frames: 
 
     Args:
         video: a folder of JPEG or PNG frames, taken in the order of the numbers in their names; a video file (mp4, mov,
-            webm and what else PyAV opens); one picture file; an array (F,H,W,3) uint8 RGB; a list of pictures; or
-            any iterator of pictures, such as a camera: it is read once, each frame when it is asked for.
+            webm and what else PyAV opens); one picture file, whose pages are the frames (TIFF, animated WebP and PNG);
+            an array (F,H,W,3) uint8 RGB; a list of pictures; or any iterator of pictures, such as a camera: it is
+            read once, each frame when it is asked for.
         frame_rate: frames per second of anything but a video file, which knows its own.
         cached_frames: how many of the last frames of a video file or stream are kept, at least 1.
 
@@ -176,6 +193,9 @@ def open_video(video: Video, *, frame_rate: float | None = None, cached_frames: 
         path = Path(video)
         if path.is_dir():
             return FrameSource(_Pictures(_pictures_in(path), str(path)), str(path), frame_rate)
+        if path.suffix.lower() in _PAGED_SUFFIXES and path.exists():
+            pages = _Pages(path)
+            return FrameSource(pages, str(path), frame_rate or pages.frame_rate)
         if path.suffix.lower() in _PICTURE_SUFFIXES:
             return FrameSource(_Pictures([path], str(path)), str(path), frame_rate)
         if frame_rate is not None:
@@ -236,6 +256,7 @@ class _Pictures:
     @cached_property
     def size(self) -> tuple[int, int]:
         """That of the first picture that can be read."""
+        reason = ""
         for picture in self._pictures:
             try:
                 if isinstance(picture, str | Path):
@@ -243,9 +264,9 @@ class _Pictures:
                     return height, width
                 pixels = read_picture(picture)
                 return pixels.shape[0], pixels.shape[1]
-            except ValueError:
-                continue
-        raise VideoError(f"{self._where}: none of {self.num_frames} frames can be read; expected pictures")
+            except ValueError as error:
+                reason = str(error)
+        raise VideoError(f"{self._where}: none of {self.num_frames} frames can be read; the last one: {reason}")
 
     def read(self, index: int) -> NDArray[np.uint8]:
         try:
@@ -256,6 +277,33 @@ class _Pictures:
 
     def close(self) -> None:
         pass
+
+
+class _Pages:
+    """The pages of one picture file; a picture of one page is a video of one frame."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            width, height = shown_size(path)
+            self._file, self._path = Image.open(path), path
+            self.num_frames, self.size = int(getattr(self._file, "n_frames", 1)), (height, width)
+            if self.num_frames > 1:
+                self._file.load()  # only then WebP says how long a frame is shown
+        except (OSError, EOFError, SyntaxError, ValueError) as error:
+            raise VideoError(str(error)) from error
+        shown_ms = self._file.info.get("duration")
+        self.frame_rate = 1000 / shown_ms if shown_ms else None
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        try:
+            self._file.seek(index)
+            return read_picture(ImageOps.exif_transpose(self._file))
+        except (OSError, EOFError, SyntaxError, ValueError) as error:
+            resume_at = index + 1 if index + 1 < self.num_frames else None
+            raise BrokenFrameError(str(self._path), index, resume_at, str(error)) from error
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Stream:
@@ -269,12 +317,16 @@ class _Stream:
 
     @property
     def size(self) -> tuple[int, ...]:
-        if not self._num_read:
-            self._read_next()
-        for frame in self._last:
-            if not isinstance(frame, BrokenFrameError):
-                return frame.shape[:2]
-        raise VideoError(f"the stream has given no frame that can be read, but {self._num_read} others")
+        """That of the first frame that can be read; all those before it must still be there."""
+        while not (readable := [frame for frame in self._last if not isinstance(frame, BrokenFrameError)]):
+            if self.num_frames is not None or self._num_read == self._last.maxlen:
+                raise VideoError(f"none of the first {self._num_read} frames can be read; the last: {self._last[-1]}")
+            try:
+                self._read_next()
+            except IndexError:
+                if self.num_frames is None:  # an error of the stream itself, not its end
+                    raise
+        return readable[0].shape[:2]
 
     def read(self, index: int) -> NDArray[np.uint8]:
         if index < self._num_read - len(self._last):
@@ -305,3 +357,15 @@ class _Stream:
 
     def close(self) -> None:
         pass
+
+
+def whole(value: int, name: str) -> int:
+    """A whole number, such as one of numpy, as an int.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"received {value!r} for {name}; expected a whole number") from error

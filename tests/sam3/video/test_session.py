@@ -92,7 +92,8 @@ class ScriptedFollowing:
         return self._output(kept, play.frame) if kept else None
 
     def remember(self, features: Any, carried: CarriedObjects, mask_logits: Tensor, play: Play, **how: Any) -> None:
-        self.world.calls.append(("remember", play.frame, carried.ids, sorted(how["prompts"])))
+        told = ("remember", play.frame, carried.ids, sorted(how["prompts"]), how["keeps_own_masks"])
+        self.world.calls.append(told)
 
     def start(self, features: Any, ids: Sequence[int], mask_logits: Tensor, play: Play) -> None:
         names = list(self.world.boxes)
@@ -266,6 +267,16 @@ def test_exemplars_alone_find_on_their_frame_and_are_followed_elsewhere(play_wor
     assert [len(result) for result in quirky.propagate()] == [0] * 30
 
 
+@pytest.mark.parametrize("quirks", [False, True])
+def test_sure_masklets_are_told_anew_and_remembered_by_that_except_in_the_reference(play_world, quirks):
+    world = still(34)
+    session = play_world(world, VideoConfig(reference_quirks=quirks)).open(blank(34))
+    session.add("thing")
+    list(session.propagate())
+    told = {call[1]: call[3:] for call in world.calls if call[0] == "remember" and call[3]}
+    assert told == {16: ([0, 1, 2], quirks), 32: ([0, 1, 2], quirks)}
+
+
 def test_exemplars_of_a_phrase_are_asked_on_their_frame_only():
     search = Search(Prompt("thing", [[1, 1, 5, 5]]), frame=3)
     assert search.question(3) is search.prompt
@@ -422,6 +433,19 @@ def test_a_frame_that_cannot_be_read_is_passed_over(play_world, tmp_path):
     assert session.broken_frames == [2] and lengths(session)[0] == [0, 1, 3, 4]
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over")
+def test_a_broken_end_is_no_reason_to_ask_for_it_again(play_world):
+    for broken, prompted in ((4, 0), (0, 4), (4, 2)):
+        frames: list[Any] = list(blank(5))
+        frames[broken] = np.zeros(3, dtype=np.uint8)
+        session = play_world(still(5), QUICK).open(frames)
+        session.add("thing", frame=prompted)
+        expected = [frame for frame in range(5) if frame != broken]
+        assert sorted(frames_of(session.propagate("both"))) == expected
+        assert sorted(frames_of(session.propagate("both"))) == expected
+        assert session.broken_frames == [broken]
+
+
 def test_a_frame_of_another_size_ends_the_pass_and_nothing_is_lost(play_world):
     frames = [*blank(20), np.zeros((9, 9, 3), dtype=np.uint8)]
     session = play_world(still(21)).open(frames)
@@ -430,6 +454,15 @@ def test_a_frame_of_another_size_ends_the_pass_and_nothing_is_lost(play_world):
     with pytest.raises(VideoError, match="frame 20 is 9x9, the video 64x64"):
         handed_out.extend(result.frame for result in session.propagate())
     assert lengths(session)[0] == list(range(20))
+
+
+def test_a_camera_may_begin_with_a_broken_frame(play_world):
+    frames: list[Any] = [np.zeros(3, dtype=np.uint8), *blank(4)]
+    session = play_world(still(5), QUICK).open(iter(frames))
+    with pytest.raises(VideoError, match="frame 0 cannot be read .*read on at frame 1"):
+        session.add("thing")
+    session.add("thing", frame=1)
+    assert frames_of(session.propagate()) == [1, 2, 3, 4]
 
 
 def test_a_camera_gives_each_result_at_once(play_world):
@@ -464,8 +497,13 @@ def test_a_camera_gives_each_result_at_once(play_world):
         (lambda s: (s.add("thing"), s.add("thing")), "searched already"),
         (lambda s: (s.add("thing"), s.propagate("up")), "expected 'forward', 'backward' or 'both'"),
         (lambda s: (s.add("thing"), s.propagate(num_frames=0)), "expected at least 1"),
-        (lambda s: (s.add("thing"), s.propagate(start=4)), "start=4; the video has the frames from 0 to 3"),
-        (lambda s: s.result(4), "frame 4; the video has the frames from 0 to 3"),
+        (lambda s: (s.add("thing"), s.propagate(start=4)), r"frame 4 was asked for, but the array has 4 frames"),
+        (lambda s: s.result(4), r"frame 4 was asked for, but the array has 4 frames \(0 to 3\)"),
+        (lambda s: s.add("thing", frame=1.0), "received 1.0 for the number of a frame; expected a whole number"),
+        (lambda s: s.add(Click(5, 5), frame=None), "received None for the number of a frame"),
+        (lambda s: (s.add("thing"), s.propagate(num_frames=2.5)), "received 2.5 for num_frames"),
+        (lambda s: s.add(["thing", "other"]), "received 2 phrases or prompts at once; call add for each"),
+        (lambda s: s.add([]), "nothing that says which object is meant"),
     ],
 )
 def test_bad_input_is_refused_with_advice(play_world, call, message):
@@ -556,6 +594,29 @@ def test_objects_inside_one_another_are_both_there_from_the_start(clickable):
     (entry,) = following._groups[0].bank.entries.values()
     assert (entry.object_score_logits > 0).tolist() == [True, True]
     assert entry.is_conditioning and not torch.equal(entry.maps[0], entry.maps[1])
+
+
+def test_a_masklet_told_anew_is_remembered_by_what_it_was_told(clickable):
+    """The released code takes who it is from there, and where it is from its own mask."""
+    boxes = torch.stack([logits_of((2, 2, 14, 14)), logits_of((16, 16, 30, 30))])
+    told, entries = logits_of((4, 18, 12, 28)), []
+    for keeps_own_masks in (False, True):
+        session = VideoPredictor(clickable).open(noise(2))
+        following, first = session._loop.following, session._loop.encode(0, noise(2)[0])
+        second = session._loop.encode(1, noise(2)[1])
+        with torch.inference_mode():
+            following.start(first.tracker, [0, 1], boxes, Play(0, 2))
+            carried = following.carry(second.tracker, [0, 1], Play(1, 2))
+            assert carried is not None
+            own = carried.output.mask_logits
+            grid = F.interpolate(told[None, None], size=own.shape[-2:])[0, 0]
+            how = {"prompts": {1: grid}, "keeps_own_masks": keeps_own_masks}
+            following.remember(second.tracker, carried, own, Play(1, 2), **how)
+        entries.append(following._groups[0].bank.entries[1])
+    ours, reference = entries
+    assert ours.is_conditioning and reference.is_conditioning
+    assert torch.equal(ours.maps[0], reference.maps[0]) and not torch.equal(ours.maps[1], reference.maps[1])
+    assert torch.equal(ours.pointers, reference.pointers) and not torch.equal(ours.pointers, carried.output.pointers)
 
 
 def test_memory_does_not_grow_with_the_video(clickable):

@@ -212,6 +212,29 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path, frames: list[np.ndarr
     assert source.timestamps_s is None
 
 
+@pytest.mark.parametrize("name", ["pages.tif", "moving.webp", "moving.png"])
+def test_the_pages_of_a_picture_are_frames(tmp_path: Path, frames: list[np.ndarray], name: str) -> None:
+    pages = [Image.fromarray(frame) for frame in frames[:6]]
+    how = {} if name == "pages.tif" else {"duration": 200, "lossless": True}
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], **how)
+    with open_video(tmp_path / name) as source:
+        assert (source.num_frames, source.size) == (6, (HEIGHT, WIDTH))
+        assert source.frame_rate == (None if name == "pages.tif" else 5)
+        assert [np.array_equal(source.frame(n), frames[n]) for n in (0, 1, 5, 2, 3)] == [True] * 5
+    assert open_video(tmp_path / name, frame_rate=2).frame_rate == 2
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:40])
+    with pytest.raises(VideoError, match="cannot be read"):
+        open_video(tmp_path / name).frame(0)
+
+
+def test_a_second_picture_in_a_jpeg_is_no_frame(tmp_path: Path, frames: list[np.ndarray]) -> None:
+    first, thumbnail = Image.fromarray(frames[0]), Image.fromarray(frames[0][::2, ::2])
+    first.save(tmp_path / "phone.mpo", save_all=True, append_images=[thumbnail])
+    (tmp_path / "phone.mpo").rename(tmp_path / "phone.jpg")
+    assert open_video(tmp_path / "phone.jpg").num_frames == 1
+
+
 def test_arrays_and_lists(frames: list[np.ndarray]) -> None:
     for video in (np.stack(frames), frames, [Image.fromarray(frame) for frame in frames]):
         source = open_video(video, frame_rate=2)
@@ -321,6 +344,8 @@ def test_a_broken_picture_in_a_folder(tmp_path: Path, frames: list[np.ndarray]) 
 
 
 def test_a_broken_frame_of_a_stream(frames: list[np.ndarray]) -> None:
+    first_broken = open_video(iter([np.zeros(3, np.uint8), frames[1]]))  # type: ignore[arg-type]
+    assert first_broken.size == (HEIGHT, WIDTH) and read_past_damage(first_broken) == ([1], [0])
     source = open_video(iter([frames[0], np.zeros((4, 4), np.float32), frames[2]]))  # type: ignore[arg-type]
     assert read_past_damage(source) == ([0, 2], [1])
 
@@ -367,6 +392,14 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, videos: dict[str, Path]) -
             list(open_video(video))  # type: ignore[arg-type]
     with pytest.raises(VideoError, match="without a frame"):
         list(open_video(iter([])))
+    unreadable = np.zeros((4, 4), np.float32)
+    for video, words in (
+        (iter([unreadable] * 3), r"none of the first 3 frames can be read; the last: .*float32"),
+        ((unreadable for _ in range(10**9)), r"none of the first 16 frames can be read"),
+        ([tmp_path / "text.mp4"], r"none of 1 frames can be read; the last one: picture .*text\.mp4"),
+    ):
+        with pytest.raises(VideoError, match=words):
+            _ = open_video(video).size  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has its own"):
         open_video(videos["mov"], frame_rate=5)
     with pytest.raises(ValueError, match="above 0"):
@@ -375,8 +408,17 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, videos: dict[str, Path]) -
 
 @pytest.mark.parametrize("index", [-1, NUM])
 def test_frames_out_of_range(videos: dict[str, Path], index: int) -> None:
-    with pytest.raises(IndexError, match=r"50 frames \(0 to 49\)"):
+    with pytest.raises(IndexError, match=rf"frame {index} was asked for, but .*50 frames \(0 to 49\)"):
         open_video(videos["mov"]).frame(index)
+
+
+def test_numbers_that_are_none() -> None:
+    source = open_video(iter([stamped(0)]))
+    with pytest.raises(IndexError, match=r"frame -1 was asked for; frames of the stream are counted from 0"):
+        source.frame(-1)
+    with pytest.raises(ValueError, match=r"received 0\.5 for the number of a frame; expected a whole number"):
+        source.frame(0.5)  # type: ignore[arg-type]
+    assert number_on(source.frame(np.int64(0))) == 0  # type: ignore[arg-type]
 
 
 def test_a_file_cut_short_gives_what_it_holds(tmp_path: Path, videos: dict[str, Path]) -> None:
