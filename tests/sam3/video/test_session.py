@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -617,6 +618,48 @@ def test_a_masklet_told_anew_is_remembered_by_what_it_was_told(clickable):
     assert ours.is_conditioning and reference.is_conditioning
     assert torch.equal(ours.maps[0], reference.maps[0]) and not torch.equal(ours.maps[1], reference.maps[1])
     assert torch.equal(ours.pointers, reference.pointers) and not torch.equal(ours.pointers, carried.output.pointers)
+
+
+def test_a_correction_forgets_what_may_have_been_another_object(clickable):
+    """In the released code this is meant to happen, but what the tracker reads is another copy."""
+    boxes = torch.stack([logits_of((2, 2, 14, 14)), logits_of((16, 16, 30, 30))])
+    following = VideoPredictor(clickable).open(noise(1))._loop.following
+    features = VideoPredictor(clickable).open(noise(1))._loop.encode(0, noise(1)[0]).tracker
+    with torch.inference_mode():
+        following.start(features, [0, 1], boxes, Play(0, 40))
+        for number in range(1, 31):
+            carried = following.carry(features, [0, 1], Play(number, 40, turn=0))
+            assert carried is not None
+            prompts = {0: boxes[0]} if number in (6, 20) else {}
+            following.remember(features, carried, carried.output.mask_logits, Play(number, 40, turn=0), prompts=prompts)
+        other = set(following._groups[0].bank.entries)
+        hints = Hints(torch.tensor([[[0.2, 0.2]]]), torch.tensor([[1]]))
+        following.show(features, 1, hints, 30)
+    left, own = following._groups
+    assert (left.ids, set(left.bank.entries)) == ((0,), other) and other > {0, 6, 20, 30}
+    assert (own.ids, set(own.bank.entries)) == ((1,), {0, 6, 30})  # 20 is as near as 16 frames
+
+
+def test_a_file_and_pictures_of_the_same_frames_are_the_same_to_the_model(clickable, tmp_path):
+    """The released code reads video files without dividing by 255."""
+    frames = [np.asarray(Image.fromarray(frame[:8, :8]).resize((SIDE, SIDE))) for frame in noise(3)]
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=SIDE, height=SIDE, pix_fmt="yuv444p")
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    inputs: dict[str, list[Tensor]] = {"file": [], "array": []}
+    for name, video in (("file", tmp_path / "clip.mp4"), ("array", np.stack(frames))):
+        hook = clickable.image_encoder.patch_embed.register_forward_pre_hook(
+            lambda _, given, name=name: inputs[name].append(given[0].clone())
+        )
+        session = VideoPredictor(clickable).open(video)
+        session.add(boxes_as_prompts(1)[0])
+        list(session.propagate())
+        hook.remove()
+    assert len(inputs["file"]) == len(inputs["array"]) == 3
+    for one, same in zip(inputs["file"], inputs["array"], strict=True):
+        assert one.abs().max() <= 1 and (one - same).abs().mean() < 0.1 < same.std()
 
 
 def test_memory_does_not_grow_with_the_video(clickable):
