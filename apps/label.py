@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from workbench.annotation import Annotation
 from workbench.annotation_answers import Question, propose_answer
 from workbench.annotation_labels import annotation_of, examples_of
 from workbench.annotation_session import AnnotationSession, Request
-from workbench.examples import ExampleSet
+from workbench.examples import ExampleSet, phrase_key
 from workbench.formats import examples_to_coco
+from workbench.formats.reading import Finding, Reading
 from workbench.formats.sources import read_labels
+from workbench.report_style import counted
 
 EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "data" / "coins"
 _CONFIRM = """(user, version) => {
@@ -100,8 +104,7 @@ def build(desk: Desk) -> None:
     def take_example(user: str, count: float) -> tuple[str, float]:
         """Ten pictures of coins with their labels, and three to measure on."""
         workspace = desk.of(user)
-        with workspace.lock:
-            _with_labels(workspace, _example_set())
+        _added(workspace, [], [_example_set()])
         return summary(workspace), count + 1
 
     @spoken
@@ -143,13 +146,14 @@ def build(desk: Desk) -> None:
 
     @spoken
     def labels(user: str) -> str:
-        """What was marked, with the pictures' names, as one JSON file."""
+        """A zip of the pictures with all that was answered about them as a COCO file; `Add pictures` takes it again."""
         workspace = desk.of(user)
         session = workspace.session()
         if session is None:
             raise ValueError("there is nothing to download yet; add pictures first.")
-        (workspace.folder / "exports").mkdir(exist_ok=True)
-        return str(examples_to_coco(session.examples(), workspace.folder / "exports" / "labels.json"))
+        with tempfile.TemporaryDirectory() as scratch:
+            examples_to_coco(session.examples(), Path(scratch) / "labels.json", images=Path(scratch) / "images")
+            return shutil.make_archive(str(workspace.folder / "exports" / "labels"), "zip", scratch)
 
     @spoken
     def remove(user: str, count: float) -> tuple[str, float]:
@@ -189,7 +193,7 @@ def in_words(examples: ExampleSet) -> str:
     """How far the labelling of these pictures is, and what is next."""
     known = {example.image_id for example, _ in examples.pairs()}
     objects = sum(concept.num_objects for _, concept in examples.pairs())
-    text = f"**{len(known)} of {len(examples)} pictures** are labelled, with {objects} objects. "
+    text = f"**{len(known)} of {len(examples)} pictures** are labelled, with {counted(objects, 'object')}. "
     if not examples.phrases:
         return text + "Write what to look for under *add a phrase*, then draw a box around each object."
     if len(known) < 3:
@@ -202,41 +206,62 @@ def in_words(examples: ExampleSet) -> str:
 
 
 def _brought(workspace: Workspace, files: list[Path], scratch: Path) -> str:
-    """Takes the files; a zip with a COCO file brings its labels along."""
+    """Takes the files, all or none; a zip with a COCO file brings its labels along."""
     plain = [(path.name, path) for path in files if path.suffix.lower() != ".zip"]
+    labelled: list[ExampleSet] = []
+    findings: list[Finding] = []
     for number, archive in enumerate(path for path in files if path.suffix.lower() == ".zip"):
-        folder = scratch / str(number)
+        folder = scratch / str(number) / archive.name
         written = unpack(archive, folder, workspace.limits)
-        annotations = [path for path in written if path.suffix.lower() == ".json"]
-        if annotations:
-            for path in written:
-                if path.suffix.lower() in PICTURE_SUFFIXES:
-                    checked_picture(path, workspace.limits)
-            for part in read_labels(folder, "coco").sets:
-                _with_labels(workspace, part)
-        else:
+        pictures = [path for path in written if path.suffix.lower() in PICTURE_SUFFIXES]
+        if len(pictures) == len(written):
             plain += [(path.name, path) for path in written]
+            continue
+        for path in pictures:
+            checked_picture(path, workspace.limits)
+        reading = _labels_in(folder)
+        labelled += reading.sets
+        findings += reading.findings
     strange = [name for name, _ in plain if Path(name).suffix.lower() not in PICTURE_SUFFIXES]
     if strange:
         raise ValueError(f"{strange[0]} is no picture; expected PNG, JPEG, WebP, BMP or TIFF files, or a zip of them.")
-    added = workspace.add_pictures(plain) if plain else []
-    return f"{len(added)} pictures were added." if added else "The labelled pictures were added."
+    added = _added(workspace, plain, labelled)
+    text = f"{counted(added, 'picture')} {'was' if added == 1 else 'were'} added."
+    if findings:
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in findings))
+        text += f" Look at the labels: {kinds} ({counted(len(findings), 'finding')}); the first: {findings[0]}"
+    return text
 
 
-def _with_labels(workspace: Workspace, examples: ExampleSet) -> None:
-    """Adds labelled pictures with their labels."""
+def _labels_in(folder: Path) -> Reading:
+    """The labels of an unpacked archive, also where one folder lies around everything."""
+    inner = folder
+    while len(inside := list(inner.iterdir())) == 1 and inside[0].is_dir():
+        inner = inside[0]
+    try:
+        return read_labels(inner, "coco")
+    except ValueError as error:
+        words = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)
+        raise ValueError(
+            f"{words} Or take the JSON files out of {folder.name}; its pictures then come without labels."
+        ) from error
+
+
+def _added(workspace: Workspace, plain: list[tuple[str, Path]], labelled: list[ExampleSet]) -> int:
+    """Adds pictures, and labelled pictures with their labels; gives their number."""
+    named = [(example.image_id, Path(example.image)) for part in labelled for example in part]  # type: ignore[arg-type]
     with workspace.lock:
-        files = [(example.image_id, Path(example.image)) for example in examples]  # type: ignore[arg-type]
-        names = workspace.add_pictures(files)
+        names = workspace.add_pictures([*plain, *named])
         session = workspace.session()
-        assert session is not None
-        annotation = session.annotation.with_phrases(examples.phrases)
-        for name, picture in zip(names, annotation_of(examples).pictures, strict=True):
-            mine = annotation.picture(name)
-            annotation = annotation.with_picture(
-                type(picture)(name, mine.width, mine.height, picture.pairs, mine.revision)
-            )
-        session.annotation = annotation
+        if session is not None and labelled:
+            annotation = session.annotation.with_phrases([phrase for part in labelled for phrase in part.phrases])
+            spelling = {phrase_key(phrase): phrase for phrase in annotation.phrases}
+            pictures = [picture for part in labelled for picture in annotation_of(part).pictures]
+            for name, picture in zip(names[len(plain) :], pictures, strict=True):
+                pairs = {spelling[phrase_key(phrase)]: pair for phrase, pair in picture.pairs.items()}
+                annotation = annotation.with_picture(replace(annotation.picture(name), pairs=pairs))
+            session.annotation = annotation
+    return len(names)
 
 
 def _example_set() -> ExampleSet:

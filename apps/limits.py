@@ -4,11 +4,14 @@ received, what is allowed, and what to do."""
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sam3.pictures import shown_size
+from PIL import Image
+
+from sam3.pictures import read_picture, shown_size
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _COPY_BYTES = 1 << 20
@@ -61,6 +64,11 @@ def checked_picture(path: str | Path, limits: Limits, name: str | None = None) -
     try:
         width, height = shown_size(path)
     except ValueError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ValueError(
+                f"{name} has far more than the {limits.megapixels:g} megapixels that are allowed. Make it smaller, or "
+                "cut out the part that matters."
+            ) from error
         raise ValueError(
             f"{name} cannot be read as a picture. Save it anew as PNG or JPEG, and no larger than "
             f"{limits.megapixels:g} megapixels."
@@ -70,6 +78,20 @@ def checked_picture(path: str | Path, limits: Limits, name: str | None = None) -
             f"{name} has {width}x{height} pixels, {width * height / 1e6:.0f} megapixels; {limits.megapixels:g} are "
             "allowed. Make it smaller, or cut out the part that matters."
         )
+    return path
+
+
+def whole_picture(path: str | Path, limits: Limits, name: str | None = None) -> Path:
+    """The path, when it is that of a picture that is not too large and can be read to its last pixel.
+
+    Raises:
+        ValueError: it is not.
+    """
+    path = checked_picture(path, limits, name)
+    try:
+        read_picture(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), name or path.name)) from error
     return path
 
 
@@ -97,7 +119,9 @@ def unpack(archive: str | Path, into: Path, limits: Limits) -> list[Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 room -= _copy(opened, member, target, room, name, limits)
                 written.append(target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except OSError as error:
+        raise ValueError(f"{name} cannot be unpacked ({error.strerror}). Give its files short, plain names.") from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(f"{name} cannot be unpacked ({error}); expected a zip archive without password.") from error
     if not written:
         raise ValueError(f"{name} holds no picture; expected PNG, JPEG, WebP, BMP or TIFF files.")

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from apps.lent_gpu import RUN
-from apps.limits import Limits, checked_picture
+from apps.limits import Limits, whole_picture
 from workbench.annotation_session import SIDECAR, AnnotationSession
 from workbench.training_job import TrainingJob
 
@@ -59,10 +59,10 @@ class Workspace:
         """Takes copies of picture files, (name, file) each, and gives the names they have here.
 
         Raises:
-            ValueError: a file is no picture or too large, or there are too many. Nothing is taken then.
+            ValueError: a file is no whole picture or too large, or there are too many. Nothing is taken then.
         """
         with self.lock:
-            files = [(name, checked_picture(path, self.limits, name)) for name, path in files]
+            files = [(name, whole_picture(path, self.limits, name)) for name, path in files]
             have = {path.name for path in self.pictures.iterdir()} - {SIDECAR}
             if len(have) + len(files) > self.limits.pictures:
                 raise ValueError(

@@ -182,8 +182,12 @@ def test_a_wrong_coco_file_is_refused_in_words_and_a_right_one_brings_its_labels
     assert "1 of 1 pictures" in bring(visitor, tmp_path / "right.zip")
     (entry,) = visitor("label_marks")["pictures"]
     assert entry["pairs"]["coin"]["marks"][0]["box"] == [4, 4, 14, 14]
-    labels = json.loads(Path(visitor("label_download")).read_text("utf-8"))
-    assert labels["annotations"][0]["bbox"] == [4, 4, 10, 10]
+    archive = Path(visitor("label_download"))
+    with zipfile.ZipFile(archive) as opened:
+        assert json.loads(opened.read("labels.json"))["annotations"][0]["bbox"] == [4, 4, 10, 10]
+    bring(visitor, archive)  # what was taken along can come back
+    first, second = visitor("label_marks")["pictures"]
+    assert first["pairs"] == second["pairs"] and {first["id"], second["id"]} == {"a.png", "a-2.png"}
 
 
 def test_visitors_see_their_own_marks_only_and_proposals_arrive(enter, scene, tmp_path):
