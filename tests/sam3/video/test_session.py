@@ -617,7 +617,8 @@ def test_a_masklet_told_anew_is_remembered_by_what_it_was_told(clickable):
     ours, reference = entries
     assert ours.is_conditioning and reference.is_conditioning
     assert torch.equal(ours.maps[0], reference.maps[0]) and not torch.equal(ours.maps[1], reference.maps[1])
-    assert torch.equal(ours.pointers, reference.pointers) and not torch.equal(ours.pointers, carried.output.pointers)
+    assert torch.equal(ours.pointers, reference.pointers)
+    assert ours.object_score_logits[1] == reference.object_score_logits[1] == 10  # that of a mask taken for the truth
 
 
 def test_a_correction_forgets_what_may_have_been_another_object(clickable):
@@ -634,10 +635,10 @@ def test_a_correction_forgets_what_may_have_been_another_object(clickable):
             following.remember(features, carried, carried.output.mask_logits, Play(number, 40, turn=0), prompts=prompts)
         other = set(following._groups[0].bank.entries)
         hints = Hints(torch.tensor([[[0.2, 0.2]]]), torch.tensor([[1]]))
-        following.show(features, 1, hints, 30)
+        following.show(features, 1, hints, 31)
     left, own = following._groups
-    assert (left.ids, set(left.bank.entries)) == ((0,), other) and other > {0, 6, 20, 30}
-    assert (own.ids, set(own.bank.entries)) == ((1,), {0, 6, 30})  # 20 is as near as 16 frames
+    assert (left.ids, set(left.bank.entries)) == ((0,), other) and other >= {0, 6, 20, 30}
+    assert (own.ids, set(own.bank.entries)) == ((1,), {0, 6, 31})  # 20 is nearer than 16 frames
 
 
 def test_a_file_and_pictures_of_the_same_frames_are_the_same_to_the_model(clickable, tmp_path):
