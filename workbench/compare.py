@@ -128,11 +128,11 @@ class Comparison:
 
     def __str__(self) -> str:
         """A table in per cent for people."""
-        rows = [f"{'metric':12} {'before':>7} {'after':>7} {'change':>7}  95 % interval"]
+        rows = [f"{'metric':15} {'before':>7} {'after':>7} {'change':>7}  95 % interval"]
         for name, delta in self.metrics.items():
-            interval = "" if delta.ci95 is None else f"{100 * delta.ci95[0]:+.1f} .. {100 * delta.ci95[1]:+.1f}"
-            numbers = f"{100 * delta.before:7.1f} {100 * delta.after:7.1f} {100 * delta.delta:+7.1f}"
-            rows.append(f"{name:12} {numbers}  {interval}".rstrip())
+            interval = "" if delta.ci95 is None else f"{100 * delta.ci95[0]:+z.1f} .. {100 * delta.ci95[1]:+z.1f}"
+            numbers = f"{100 * delta.before:7.1f} {100 * delta.after:7.1f} {100 * delta.delta:+z7.1f}"
+            rows.append(f"{name:15} {numbers}  {interval}".rstrip())
         rows.append(f"{len(self.regressions)} of {len(self.pairs)} pairs got worse. {self.note}".rstrip())
         return "\n".join(rows)
 

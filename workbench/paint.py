@@ -19,6 +19,8 @@ PALETTE: tuple[Colour, ...] = tuple(
     for code in (0x0072B2, 0xE69F00, 0x009E73, 0xD55E00, 0xCC79A7, 0x56B4E9, 0xF0E442)
     + (0x332288, 0x44AA99, 0x882255, 0x999933, 0xBBBBBB)
 )
+# Where a tag may stand when its own place is taken, in widths and heights of it.
+_TAG_STEPS = ((0, 0), (0, -1), (1, 0), (0, 1), (1, -1), (-1, 0), (1, 1), (-1, -1), (-1, 1), (0, -2), (0, 2))
 
 
 def overlay(
@@ -71,10 +73,7 @@ def overlay(
             _paint(canvas, masks[number], boxes[number], colours[number], thickness, fill)
         else:
             _frame(canvas, boxes[number], colours[number], thickness)
-    tags = _tags(len(boxes), scores, labels)
-    if any(tags):
-        _write_tags(canvas, _anchors(masks, boxes), tags, colours)
-    return np.array(canvas)
+    return tagged(np.array(canvas), anchors_of(masks, boxes), _tags(len(boxes), scores, labels), colours)
 
 
 def _paint(canvas: Image.Image, mask: np.ndarray, box: np.ndarray, colour: Colour, thickness: int, fill: float) -> None:
@@ -122,27 +121,42 @@ def _tags(num: int, scores: Sequence[float] | None, labels: Sequence[str] | None
     return [f"{tag}  {score:.2f}".strip() for tag, score in zip(tags, scores, strict=True)]
 
 
-def _anchors(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(N,2) where the tags stand: the first pixel of each mask's top row, or the corner of its box."""
-    anchors = boxes[:, :2].astype(float)
+def anchors_of(masks: np.ndarray, boxes_xyxy_px: np.ndarray) -> np.ndarray:
+    """(N,2) above which the tags stand: the first pixel of each mask's top row, or the corner of its box."""
+    anchors = boxes_xyxy_px[:, :2].astype(float)
     for anchor, mask in zip(anchors, masks, strict=False):
         anchor[0] = mask[int(anchor[1])].argmax()
     return anchors
 
 
-def _write_tags(canvas: Image.Image, anchors: np.ndarray, tags: Sequence[str], colours: Sequence[Colour]) -> None:
+def tagged(image: np.ndarray, anchors_xy_px: np.ndarray, tags: Sequence[str], colours: Sequence[Colour]) -> np.ndarray:
+    """The image with a tag above each anchor, beside it where another tag stands there; empty tags are left out."""
+    canvas, taken = Image.fromarray(image), list[tuple[int, int, int, int]]()
     draw = ImageDraw.Draw(canvas)
     font = _font(max(9, round(min(canvas.size) / 26)))
-    for anchor, tag, colour in zip(anchors, tags, colours, strict=True):
+    for anchor, tag, colour in zip(anchors_xy_px, tags, colours, strict=True):
         if not tag:
             continue
         left, top, right, bottom = draw.textbbox((0, 0), tag, font=font)
-        width, height = right - left + 6, bottom - top + 5
-        x = int(np.clip(anchor[0], 0, max(0, canvas.width - width)))
-        y = int(np.clip(anchor[1] - height, 0, max(0, canvas.height - height)))
+        width, height = round(right - left) + 6, round(bottom - top) + 5
+        x, y = _free_place((anchor[0], anchor[1] - height), (width, height), canvas.size, taken)
+        taken.append((x, y, x + width, y + height))
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour, outline=(255, 255, 255))
         is_light = np.dot(colour, (0.299, 0.587, 0.114)) > 140
         draw.text((x + 3 - left, y + 2 - top), tag, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
+    return np.array(canvas)
+
+
+def _free_place(
+    wanted: tuple[float, float], size: tuple[int, int], canvas: tuple[int, int], taken: Sequence[tuple[int, ...]]
+) -> tuple[int, int]:
+    """A place near the wanted one, in the canvas and on no other tag; the wanted one if there is none."""
+    steps = np.array(_TAG_STEPS) * size + wanted
+    places = np.clip(steps, 0, np.maximum(0, np.subtract(canvas, size))).astype(int).tolist()
+    for x, y in places:
+        if not any(x < x1 and x + size[0] > x0 and y < y1 and y + size[1] > y0 for x0, y0, x1, y1 in taken):
+            return x, y
+    return places[0][0], places[0][1]
 
 
 @cache

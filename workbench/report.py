@@ -134,9 +134,9 @@ def headline(before: Evaluation, comparison: Comparison, learned_ids: Collection
     if not math.isfinite(delta.delta):
         return f"{asked}, {name} cannot be told: {percent(delta.before)} before, {percent(delta.after)} after."
     went = f"{name} went from {percent(delta.before)} to {percent(delta.after)}"
-    change = f"{100 * delta.delta:+.1f}"
+    change = f"{100 * delta.delta:+z.1f}"
     if delta.ci95 is not None:
-        change += f", 95 % interval {100 * delta.ci95[0]:+.1f} to {100 * delta.ci95[1]:+.1f}"
+        change += f", 95 % interval {100 * delta.ci95[0]:+z.1f} to {100 * delta.ci95[1]:+z.1f}"
     return f"{asked}, {went} ({change})."
 
 

@@ -154,7 +154,7 @@ def retention_section(retention: RetentionPanel) -> str:
             escape(row.name) + ("<small>lower is better</small>" if row.lower_is_better else ""),
             percent(row.before),
             percent(row.after),
-            f"{100 * row.delta:+.1f}" if math.isfinite(row.delta) else NOT_DEFINED,
+            f"{100 * row.delta:+z.1f}" if math.isfinite(row.delta) else NOT_DEFINED,
             f"{'+' if row.lower_is_better else '-'}{100 * row.limit:.1f}",
             '<em class="worse">lost</em>' if row.is_lost else '<em class="better">kept</em>',
         )

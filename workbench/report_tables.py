@@ -29,7 +29,7 @@ def metrics_table(comparison: Comparison) -> str:
         meaning = METRICS.get(name, "")
         interval = NOT_DEFINED
         if delta.ci95 is not None:
-            interval = f"{100 * delta.ci95[0]:+.1f} to {100 * delta.ci95[1]:+.1f}"
+            interval = f"{100 * delta.ci95[0]:+z.1f} to {100 * delta.ci95[1]:+z.1f}"
         rows.append(
             (
                 f"{escape(name)}<small>{escape(meaning)}</small>",
@@ -52,7 +52,7 @@ def metrics_table(comparison: Comparison) -> str:
 def _change(name: str, delta: Delta) -> str:
     if not math.isfinite(delta.delta):
         return NOT_DEFINED
-    return judged_change(f"{100 * delta.delta:+.1f}", delta, lower_is_better=name in LOWER_IS_BETTER)
+    return judged_change(f"{100 * delta.delta:+z.1f}", delta, lower_is_better=name in LOWER_IS_BETTER)
 
 
 def judged_change(text: str, delta: Delta, *, lower_is_better: bool) -> str:

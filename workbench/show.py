@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from workbench.examples import Concept, Example, ExampleSet
-from workbench.paint import PALETTE, Colour, fit_boxes, fit_image, fit_masks, overlay
+from workbench.examples import Concept, Example, ExampleSet, boxes_of_masks
+from workbench.paint import PALETTE, Colour, anchors_of, fit_boxes, fit_image, fit_masks, overlay, tagged
 from workbench.record_metrics import LOWER_IS_BETTER
 
 __all__ = [
@@ -124,13 +124,18 @@ def draw_answer(example: Example, record: PairRecord, score_threshold: float, si
     masks, boxes = _fitted(example, concept, pixels)
     missed = list(verdict.misses)
     masks = masks[missed] if concept.has_masks else masks
-    canvas = overlay(pixels, masks, boxes[missed], None, ["missed"] * len(missed), [MISS] * len(missed), fill=0.0)
+    canvas = overlay(pixels, masks, boxes[missed], None, [""] * len(missed), [MISS] * len(missed), fill=0.0)
     answers = fit_masks(record.masks(score_threshold), pixels.shape[:2])
     visible = np.flatnonzero(answers.any((1, 2)))  # an object of a few pixels can vanish in a smaller picture
     kinds = [("", HIT) if number in verdict.hits else ("false ", FALSE_ALARM) for number in visible]
     tags = [f"{word}{record.scores[number]:.2f}" for number, (word, _) in zip(visible, kinds, strict=True)]
     tags[MAX_TAGS:] = [""] * len(tags[MAX_TAGS:])  # more would hide the picture
-    return overlay(canvas, answers[visible], None, None, tags, [colour for _, colour in kinds])
+    colours = [colour for _, colour in kinds]
+    canvas = overlay(canvas, answers[visible], None, None, [""] * len(visible), colours)
+    anchors = anchors_of(answers[visible], boxes_of_masks(answers[visible])), anchors_of(masks, boxes[missed])
+    return tagged(
+        canvas, np.concatenate(anchors), [*tags, *["missed"] * len(missed)], [*colours, *[MISS] * len(missed)]
+    )
 
 
 def worth_seeing(comparison: Comparison, limit: int) -> tuple[PairChange, ...]:
@@ -324,9 +329,7 @@ def plot_metrics(comparison: Comparison, *, save: str | Path | None = None) -> F
     axes.invert_yaxis()
     lowest = min([0.0] + [100 * min(delta.before, delta.after) for delta in metrics.values()])
     axes.set_xlim(lowest - 3, 103)
-    axes.set_xlabel(
-        "per cent; hollow: before, full: after; blue: better, orange: worse, grey: the interval includes 0", fontsize=9
-    )
+    axes.set_xlabel("per cent; hollow: before, full: after; blue: better, orange: worse, grey: not sure", fontsize=9)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -336,8 +339,8 @@ def plot_metrics(comparison: Comparison, *, save: str | Path | None = None) -> F
 
 def change_in_words(delta: Any, *, scale: float = 100.0) -> str:
     """A change with its interval, e.g. "+58.7 [+40.0, +70.0]"."""
-    text = f"{scale * delta.delta:+.1f}" if math.isfinite(delta.delta) else "\u2013"
-    return text if delta.ci95 is None else f"{text} [{scale * delta.ci95[0]:+.1f}, {scale * delta.ci95[1]:+.1f}]"
+    text = f"{scale * delta.delta:+z.1f}" if math.isfinite(delta.delta) else "\u2013"
+    return text if delta.ci95 is None else f"{text} [{scale * delta.ci95[0]:+z.1f}, {scale * delta.ci95[1]:+z.1f}]"
 
 
 def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Figure:

@@ -15,7 +15,7 @@ from workbench.compare import compare
 from workbench.evaluate import Evaluation, PairRecord, metrics_of
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.formats import rle_of
-from workbench.paint import fit_boxes, fit_image, fit_masks
+from workbench.paint import fit_boxes, fit_image, fit_masks, tagged
 from workbench.pair_metrics import rle_iou
 from workbench.show import (
     FALSE_ALARM,
@@ -280,3 +280,11 @@ def test_importing_and_drawing_leaves_pyplot_and_backend_alone():
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_tags_do_not_hide_each_other():
+    """Five objects on one spot: five tags, each in a place of its own, all of them in the picture."""
+    anchors, colours = np.full((5, 2), 150.0), [(200, 0, 40 * number) for number in range(5)]
+    drawn = tagged(np.full((200, 200, 3), 255, np.uint8), anchors, ["missed"] * 5, colours)
+    sizes = [(drawn == colour).all(-1).sum() for colour in colours]
+    assert min(sizes) > 0.8 * max(sizes) > 50
