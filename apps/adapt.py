@@ -281,7 +281,7 @@ def in_html(shot: JobSnapshot) -> str:
         "not started": "Not started: press <b>Resume</b>.",
         "failed": f"<b>It failed:</b> {_escaped(shot.error or '')}",
         "finished": "Finished. The tab <b>Compare</b> shows before and after.",
-    }.get(shot.phase, f"{shot.phase.capitalize()}…")
+    }.get(shot.phase, f"{shot.phase.capitalize()}… This page may be closed meanwhile; the training goes on.")
     return (
         f"<p><b>{_escaped(shot.out.name)}</b>: {words}</p>"
         f"<div class='sw-bar'><div style='width:{share:.0f}%'></div></div>"

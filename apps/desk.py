@@ -70,6 +70,13 @@ def phrases_in(text: str | None) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
+def bring_into_view(selector: str) -> str:
+    """JavaScript that scrolls, on a narrow screen, to a result that lies below what asked for it."""
+    return (
+        f"() => {{ document.querySelector('{selector}')?.scrollIntoView({{block: 'nearest', behavior: 'smooth'}}); }}"
+    )
+
+
 def chosen(values: Sequence[str], value: str | None) -> str | None:
     """The value if it is among the values, else the first."""
     return value if value in values else (values[0] if values else None)

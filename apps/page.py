@@ -45,11 +45,13 @@ def build_app(
         kept = gr.BrowserState(None, storage_key="sam3-workbench", secret="sam3-workbench-code")
         user = gr.Textbox(visible=False, label="user")
         arrived = gr.Number(0, visible=False, label="arrived")
-        with gr.Row(equal_height=True, elem_classes="sw-head"):
-            gr.Markdown(
-                "# SAM 3 Workbench\nTeach SAM 3 your pictures, and see in numbers whether it worked.",
-                elem_classes="sw-title",
-            )
+        with gr.Row(elem_classes="sw-head"):
+            with gr.Column(scale=3, min_width=300):
+                gr.Markdown(
+                    "# SAM 3 Workbench\nTeach SAM 3 your pictures, and see in numbers whether it worked.",
+                    elem_classes="sw-title",
+                )
+                banner = gr.Markdown(shelf.in_words(shelf.choices()[0]), elem_classes="sw-banner")
             model = Choice(
                 shelf.choices(),
                 value=shelf.choices()[0],
@@ -57,7 +59,6 @@ def build_app(
                 min_width=240,
                 elem_classes="sw-models",
             )
-        banner = gr.Markdown(shelf.in_words(shelf.choices()[0]), elem_classes="sw-banner")
         desk = Desk(workspaces, shelf, limits, user, model, arrived)
         waiting = gr.Markdown("One moment…")
         # Nothing can be pressed before the visitor is known.

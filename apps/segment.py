@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from apps.answers import FLOOR, Answer, Exemplar, exemplars_in, prompts_of, with_exemplars
-from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk
+from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk, bring_into_view
 from apps.lent_gpu import on_gpu
 from apps.limits import Limits, checked_picture
 from apps.refusals import spoken
@@ -68,7 +68,7 @@ def build(desk: Desk) -> None:
                 label="Result",
                 interactive=False,
                 height=430,
-                elem_classes="sw-clickable",
+                elem_classes=["sw-clickable", "sw-result"],
                 buttons=["download", "fullscreen"],
             )
             status = gr.Markdown(_EMPTY, elem_classes="sw-status")
@@ -150,7 +150,7 @@ def build(desk: Desk) -> None:
         return str(path), ", ".join(example_scene()[1])
 
     asked = [desk.user, desk.model, picture, phrases, examples, score]
-    gr.on(
+    found = gr.on(
         [find.click, phrases.submit],
         segment,
         asked,
@@ -159,6 +159,7 @@ def build(desk: Desk) -> None:
         show_progress_on=result,
         **MODEL_QUEUE,
     )
+    found.success(None, js=bring_into_view(".sw-result"))
     score.release(
         shown, [answer, score], [result, table, status], api_name="filter", show_progress="hidden", **LIGHT_QUEUE
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk
+from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk, bring_into_view
 from apps.lent_gpu import CALL_SECONDS, IS_LENT, on_gpu
 from apps.limits import checked_clip
 from apps.models import Loan
@@ -97,7 +97,7 @@ def build(desk: Desk) -> None:
         write_overlay(drawn.open(), [], path)
         return str(path), ", ".join(drawn.phrases[:2])
 
-    follow.click(
+    done = follow.click(
         followed,
         [desk.user, desk.model, clip, phrases, frames, both],
         [player, status],
@@ -105,6 +105,7 @@ def build(desk: Desk) -> None:
         show_progress_on=status,
         **MODEL_QUEUE,
     )
+    done.success(None, js=bring_into_view(".sw-player"))
     example.click(rendered, desk.user, [clip, phrases], api_name="video_example", **LIGHT_QUEUE)
 
 

@@ -60,7 +60,7 @@ def visit(page: Any, out: Path, steps: int, settings: str) -> None:
     def keep(name: str) -> None:
         page.wait_for_timeout(1500)
         shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        shot.quantize(160, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
+        shot.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
 
     page.get_by_role("button", name="Try an example", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('textarea, input')].some(e => e.value.includes('square'))")

@@ -225,6 +225,41 @@ def test_proposals_arrive_from_python_and_are_judged(
 
 
 @pytest.mark.browser
+def test_the_keyboard_alone_marks_an_object(browser: Any, pictures: Path, launched: Callable[[Any], str]) -> None:
+    from apps.annotator import page as annotator_page
+
+    session = AnnotationSession(pictures, [])
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(launched(annotator_page(session)))
+    page.get_by_label("add a phrase").fill("coin, red  star,")
+    page.keyboard.press("Enter")
+    until(lambda: session.annotation.phrases == ("coin", "red star"))
+    page.locator(".sw-annotator").focus()
+
+    def boxes() -> list[Any]:
+        return [mark.box_xyxy_px for mark in marks_of(session)]
+
+    def press(*keys: str) -> None:
+        for key in keys:
+            page.keyboard.press(key)
+
+    press("b", "Enter")
+    until(lambda: boxes() == [(130.0, 90.0, 190.0, 150.0)])  # in the middle of 320x240
+    press("Shift+ArrowLeft", "ArrowUp", "Control+Shift+ArrowRight", "Control+ArrowUp")
+    until(lambda: boxes() == [(120.0, 89.0, 190.0, 148.0)])
+    press("e")
+    until(lambda: session.annotation.picture("a.png").pair("coin").is_exhaustive)
+    press("Control+z", "Control+z", "Control+z", "Control+z", "Control+z", "Control+z")
+    until(lambda: boxes() == [])
+    press("?")
+    page.get_by_text("make the box larger, smaller").wait_for()
+    assert errors == []
+    page.close()
+
+
+@pytest.mark.browser
 def test_fingers_draw_and_zoom_on_a_phone(browser: Any, pictures: Path, launched: Callable[[Any], str]) -> None:
     from apps.annotator import page as annotator_page
 

@@ -45,13 +45,17 @@ class Visit:
     """A page, used by what can be read on it."""
 
     def __init__(self, browser: Any, url: str, width: int, height: int):
-        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.context, self.url = browser.new_context(viewport={"width": width, "height": height}), url
+        self.errors: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        """A new page of the same visitor."""
         self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT_MS)
-        self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))
-        self.page.goto(url)
+        self.page.goto(self.url)
         self.page.get_by_role("button", name="Find", exact=True).wait_for()
 
     def _note(self, url: str) -> None:
@@ -129,6 +133,12 @@ def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, 
     page.get_by_label("As in a recipe, one per line").fill(QUICK)
     visit.press("Start")
     page.wait_for_function(f"Number(/step (\\d+) of {STEPS}/.exec(document.body.innerText)?.[1]) >= 2")
+    visit.text("This page may be closed meanwhile")
+    page.close()
+    visit.open()
+    page = visit.page
+    visit.tab("Adapt")
+    page.wait_for_function(f"Number(/step (\\d+) of {STEPS}/.exec(document.body.innerText)?.[1]) >= 3")
     visit.press("Stop")
     visit.text("Stopped at step")
     page.reload()

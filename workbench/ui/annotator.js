@@ -46,7 +46,7 @@ function mountAnnotator(root, host) {
   // ---- What a person does ----
 
   function addPhrase(text) {
-    const phrase = store.addPhrase(text);
+    const [phrase] = text.split(",").map(store.addPhrase).filter(Boolean);
     if (phrase) act({phrase, selected: null});
   }
 
@@ -202,6 +202,19 @@ function mountAnnotator(root, host) {
     if (mark && mark.kind !== "mask") edit(mark.id, gestures.moved(mark, x * step, y * step));
     refresh();
   };
+  // Without a pointer: a box or a click in the middle of what is shown, which the arrows then bring to its place.
+  const place = () => {
+    const point = gestures.middle(), reach = Math.min(view.width, view.height) / 8;
+    const marks = {click: {kind: "click", point}, box: {kind: "box", box: gestures.around(point, reach)}};
+    if (!marks[ui.tool]) return false;
+    act({selected: add({...marks[ui.tool], positive: ui.sign})});
+  };
+  const stretch = (event, x, y) => {
+    const mark = selectedNow(), step = event.shiftKey ? 10 : 1;
+    if (mark?.kind !== "box") return false;
+    edit(mark.id, {box: gestures.stretched(mark.box, x * step, y * step)});
+    refresh();
+  };
   const beside = step => show(ids[ids.indexOf(ui.picture) + step]);
   const judgeChosen = status => judge(ui.selected ?? openOf(pairNow())[0]?.id, status);
   const nextMark = event => {
@@ -215,7 +228,7 @@ function mountAnnotator(root, host) {
     m: () => act({tool: "paint"}), x: () => act({sign: !ui.sign}), ",": () => beside(-1), ".": () => beside(1),
     y: () => setState("present"), n: () => setState("absent"), u: () => setState("unchecked"),
     e: () => ui.phrase && setExhaustive(!pairNow().exhaustive),
-    a: () => judgeChosen("kept"), r: () => judgeChosen("rejected"), tab: nextMark,
+    a: () => judgeChosen("kept"), r: () => judgeChosen("rejected"), tab: nextMark, enter: place,
     delete: () => remove(), backspace: () => remove(), escape: () => act({selected: null}),
     arrowleft: event => nudge(event, -1, 0), arrowright: event => nudge(event, 1, 0),
     arrowup: event => nudge(event, 0, -1), arrowdown: event => nudge(event, 0, 1),
@@ -225,6 +238,12 @@ function mountAnnotator(root, host) {
     " ": () => { gestures.isSpace = true; },
   };
 
+  const CHORDS = {
+    z: event => (event.shiftKey ? redo() : undo()), y: redo,
+    arrowleft: event => stretch(event, -1, 0), arrowright: event => stretch(event, 1, 0),
+    arrowup: event => stretch(event, 0, -1), arrowdown: event => stretch(event, 0, 1),
+  };
+
   root.addEventListener("keydown", event => {
     event.stopPropagation();
     store.spend(event.timeStamp / 1000, !event.repeat);
@@ -232,7 +251,7 @@ function mountAnnotator(root, host) {
     const key = event.key.toLowerCase(), isChord = event.ctrlKey || event.metaKey;
     const onButton = event.target.tagName === "BUTTON" || event.target.type === "checkbox";
     if (onButton && [" ", "enter", "tab"].includes(key)) return;
-    let command = isChord ? {z: event.shiftKey ? redo : undo, y: redo}[key] : COMMANDS[key];
+    let command = (isChord ? CHORDS : COMMANDS)[key];
     const number = isChord ? NaN : Number(key);
     const phrase = number >= 1 && number <= 9 ? store.value.phrases[number - 1] : null;
     if (phrase) command = () => act({phrase, selected: null});

@@ -137,6 +137,9 @@ function listenToPointers(desk) {
     return {box: [x0 + x, y0 + y, x1 + x, y1 + y].map(round)};
   }
   gestures.moved = moved;
+  gestures.middle = () => inPicture(view.toImage([canvas.clientWidth / 2, canvas.clientHeight / 2]));
+  gestures.around = ([x, y], reach) => [...inPicture([x - reach, y - reach]), ...inPicture([x + reach, y + reach])];
+  gestures.stretched = (box, dx, dy) => resized(box, "se", inPicture([box[2] + dx, box[3] + dy]));
 
   // Painting changes the selected mask, or makes a new one; with the sign − it rubs out.
   function paint(one) {

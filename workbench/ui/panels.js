@@ -11,7 +11,8 @@ const KEYS = [
   ["V B C M", "tool: select, box, click, paint"], ["X", "sign + or −"], ["1 – 9", "phrase"],
   [", .", "picture before, next"], ["Y N U", "present, absent, not checked"], ["E", "all of them are marked"],
   ["A R", "accept, reject a proposal"], ["F O", "find more, outline"], ["Tab", "next mark"],
-  ["Delete", "remove the mark"], ["Arrows", "move it (Shift: far)"], ["Esc", "select nothing"],
+  ["Delete", "remove the mark"], ["Arrows", "move it (Shift: far)"],
+  ["Ctrl+Arrows", "make the box larger, smaller"], ["Enter", "a box or click in the middle"], ["Esc", "select nothing"],
   ["Ctrl+Z", "undo; with Shift redo"], ["+ − 0", "zoom; the whole picture"], ["Wheel", "or two fingers: zoom"],
   ["Space", "or middle button: move the picture"], ["[ ]", "size of the brush"],
 ];
@@ -29,9 +30,10 @@ function panelsOf(desk) {
     root.classList.add("sw-annotator");
     root.tabIndex = 0;
     root.dataset.lmSuppressShortcuts = "true"; // JupyterLab leaves the keys to this element
-    $.strip = make("div", {className: "sw-strip", aria: {label: "pictures"}});
-    $.tools = make("div", {className: "sw-tools", aria: {label: "tools"}});
-    $.canvas = make("canvas", {aria: {label: "picture with marks"}});
+    Object.assign(root, {role: "group", ariaLabel: "annotator; the key ? shows its keys"});
+    $.strip = make("div", {className: "sw-strip", role: "group", aria: {label: "pictures"}});
+    $.tools = make("div", {className: "sw-tools", role: "group", aria: {label: "tools"}});
+    $.canvas = make("canvas", {role: "img", aria: {label: "picture with marks"}});
     $.over = make("div", {className: "sw-over"});
     $.empty = make("div", {className: "sw-empty", hidden: true});
     $.keys = make("div", {className: "sw-keys", hidden: true},

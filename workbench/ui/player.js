@@ -48,7 +48,8 @@ function mountPlayer(root, host) {
     root.tabIndex = 0;
     root.dataset.lmSuppressShortcuts = "true"; // JupyterLab leaves the keys to this element
     $.video = make("video", {muted: true, playsInline: true, preload: "auto"});
-    $.canvas = make("canvas");
+    Object.assign(root, {role: "group", ariaLabel: "video with objects; its keys stand below"});
+    $.canvas = make("canvas", {role: "img", aria: {label: "objects in the frame"}});
     const nothing = "No video yet. Follow objects through a video and give the result to the player.";
     $.note = make("div", {className: "sw-empty", hidden: Boolean(data?.num_frames), textContent: nothing});
     $.screen = make("div", {className: "sw-screen"}, $.video, $.canvas, $.note);
@@ -56,7 +57,7 @@ function mountPlayer(root, host) {
     const last = Math.max(0, (data?.num_frames ?? 1) - 1);
     $.range = make("input", {type: "range", min: 0, max: last, value: 0, step: 1, className: "sw-range",
       aria: {label: "frame"}, oninput: () => seek(Number($.range.value))});
-    $.objects = make("div", {className: "sw-objects", aria: {label: "objects"}});
+    $.objects = make("div", {className: "sw-objects", role: "group", aria: {label: "objects"}});
     $.foot = make("div", {className: "sw-foot", textContent: PLAYER_KEYS});
     root.replaceChildren($.screen, $.range, $.controls, $.objects, $.foot);
     const [height, width] = data?.size ?? [9, 16];
