@@ -32,8 +32,9 @@ def track(
 ) -> None:
     """Follow everything that a phrase names through a video.
 
-    Writes the video with the objects painted on it, their masks as indexed PNGs, and a SA-Co VEval file. Without
-    phrases, those of the adapter are followed.
+    Writes the video with the objects painted on it, their masks as indexed PNGs, and a SA-Co VEval file, which is
+    COCO-video (YouTube-VIS) JSON with the phrases that were not found besides. Without phrases, those of the adapter
+    are followed.
 
     \b
     Example:

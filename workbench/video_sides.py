@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class Side:
 
 
 def with_same_numbers(before: Side, after: Side, num_frames: int) -> Side:
-    """`after` with the numbers of `before` for what is the same object, and new numbers for the rest."""
+    """`after` with the numbers of `before` for what is the same object, and the lowest free ones for the rest.
+
+    The lowest, because colours come again after a dozen numbers.
+    """
     entries = [[_entry(masklet, num_frames) for masklet in side.masklets] for side in (before, after)]
     iou = mask_overlap(entries[0], entries[1], num_frames).masklet_iou
     phrases = [np.array([masklet.phrase or "" for masklet in side.masklets], dtype=str) for side in (before, after)]
@@ -47,12 +51,11 @@ def with_same_numbers(before: Side, after: Side, num_frames: int) -> Side:
         for row, column in zip(rows, columns, strict=True)
         if iou[row, column] >= SAME_IOU
     }
-    free = max((masklet.id for masklet in before.masklets), default=0)
-    for masklet in after.masklets:
-        if masklet.id not in same:
-            free += 1
-            same[masklet.id] = free
-    return replace(after, masklets=tuple(replace(masklet, id=same[masklet.id]) for masklet in after.masklets))
+    taken = {masklet.id for masklet in before.masklets}
+    free = (number for number in count() if number not in taken)
+    numbers = [same[masklet.id] if masklet.id in same else next(free) for masklet in after.masklets]
+    renumbered = (replace(masklet, id=number) for masklet, number in zip(after.masklets, numbers, strict=True))
+    return replace(after, masklets=tuple(renumbered))
 
 
 def draw_sides(frame: np.ndarray, number: int | None, sides: Sequence[Side]) -> np.ndarray:

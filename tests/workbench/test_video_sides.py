@@ -45,11 +45,11 @@ def test_the_same_object_gets_the_same_number() -> None:
         ),
     )
     renumbered = with_same_numbers(before, after, NUM)
-    assert [masklet.id for masklet in renumbered.masklets] == [3, 9, 10]
+    assert [masklet.id for masklet in renumbered.masklets] == [3, 0, 1]
     assert [masklet.phrase for masklet in renumbered.masklets] == ["cat", "dog", "cat"]
     assert [masklet.rles for masklet in renumbered.masklets] == [masklet.rles for masklet in after.masklets]
     assert with_same_numbers(before, Side("after", ()), NUM).masklets == ()
-    assert [m.id for m in with_same_numbers(Side("before", ()), after, NUM).masklets] == [1, 2, 3]
+    assert [m.id for m in with_same_numbers(Side("before", ()), after, NUM).masklets] == [0, 1, 2]
 
 
 def test_colours_stand_where_the_objects_are_on_both_sides(tmp_path: Path, frames: np.ndarray) -> None:
