@@ -30,6 +30,7 @@ def show_answers(
     answers: Sequence[Prediction],
     prompts: Sequence[Prompt | None] = (),
     *,
+    titles: Sequence[str] = (),
     columns: int = 4,
     save: str | Path | None = None,
 ) -> Figure:
@@ -40,18 +41,22 @@ def show_answers(
         answers: about that picture, at least one.
         prompts: of the answers, in the same order, whose example boxes and points are drawn; None or a shorter list
             draws none. Green marks are positive, orange ones negative.
+        titles: of the answers, before what was asked, such as "before" and "after"; none when left out.
         columns: panels side by side, at most.
         save: file to write (PNG, PDF or SVG by its ending).
 
     Raises:
-        ValueError: no answer, or one about a picture of another size.
+        ValueError: no answer, one about a picture of another size, or titles that are not one each.
     """
     pixels = read_picture(image)
     if not answers:
         raise ValueError("received no answer; expected at least one prediction of this picture")
+    if titles and len(titles) != len(answers):
+        raise ValueError(f"received {len(titles)} titles for {len(answers)} answers; expected one each, or none")
     asked = [*prompts, *[None] * len(answers)][: len(answers)]
     panels = []
-    for answer, prompt in zip(answers, asked, strict=True):
+    heads = [f"{title}: " for title in titles] or [""] * len(answers)
+    for head, answer, prompt in zip(heads, answers, asked, strict=True):
         if tuple(answer.image_size) != pixels.shape[:2]:
             raise ValueError(
                 f"the answer for {answer.phrase!r} is about a picture of {tuple(answer.image_size)} pixels (H, W), "
@@ -59,7 +64,7 @@ def show_answers(
             )
         found = f"{len(answer)} found, presence {answer.presence_score:.2f}"
         tags = [f"{score:.2f}" for score in answer.scores.tolist()]
-        panels.append((overlay(pixels, answer.masks, labels=tags), f"{_asked(answer, prompt)}\n{found}"))
+        panels.append((overlay(pixels, answer.masks, labels=tags), f"{head}{_asked(answer, prompt)}\n{found}"))
     figure, grid = _panels(panels, columns)
     for axes, prompt in zip(grid, asked, strict=True):
         if prompt is not None:

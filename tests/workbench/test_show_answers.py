@@ -44,6 +44,8 @@ def test_exemplars_are_drawn_in_the_colour_of_their_label() -> None:
     assert boxes[1][2][:3] == pytest.approx(green) and boxes[3][2][:3] == pytest.approx(orange)
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[70, 50]]]
     assert axes.get_title(loc="left").startswith("star + 3 examples\n")
+    (axes,) = show_answers(PICTURE, [prediction("star")], titles=["adapter off"]).axes
+    assert axes.get_title(loc="left").startswith("adapter off: star\n")
 
 
 def test_the_masks_of_one_object_come_with_their_clicks() -> None:
@@ -72,6 +74,8 @@ def test_a_map_lies_over_the_whole_picture_whatever_its_grid() -> None:
 def test_what_cannot_be_shown_is_refused() -> None:
     with pytest.raises(ValueError, match="received no answer"):
         show_answers(PICTURE, [])
+    with pytest.raises(ValueError, match="2 titles for 1 answers"):
+        show_answers(PICTURE, [prediction("star")], titles=["before", "after"])
     with pytest.raises(ValueError, match=r"'star' is about a picture of \(60, 80\) pixels .* this one has \(40, 40\)"):
         show_answers(np.zeros((40, 40, 3), np.uint8), [prediction("star")])
     with pytest.raises(ValueError, match="received no map"):
