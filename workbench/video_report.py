@@ -147,7 +147,8 @@ def _numbers(comparison: VideoComparison, titles: tuple[str, str]) -> str:
     if comparison.num_resamples:
         note += (
             f"The interval comes from drawing the clips again at random ({comparison.num_resamples} draws over "
-            f"{counted(comparison.num_clips, 'clip')}); a change whose interval includes 0 is marked unsure. "
+            f"{counted(comparison.num_clips, 'clip')}); a change whose interval includes 0, or that "
+            "has none, is marked unsure. "
         )
     return f"<p>{escape(note + comparison.note)}</p>{_metrics_table(comparison, titles)}"
 
@@ -200,7 +201,8 @@ def _questions(comparison: VideoComparison, titles: tuple[str, str]) -> str:
         *(f"{escape(c)} {escape(t)}" for c in columns for t in titles),
     )
     text = "A masklet is found when it overlaps a labelled one with an IoU of 0.5 or more over the whole clip."
-    text = f"<p>{text} What got worse comes first.</p>" if has_labels else ""
+    text += " What got worse comes first: a lower F1, else a lower HOTA, else more switches, however small."
+    text = f"<p>{text}</p>" if has_labels else ""
     if len(rows) <= MAX_ROWS + 4:
         return text + table(head, rows, "plain wide")
     rest = table(head, rows[MAX_ROWS:], "plain wide")
