@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3.files import write_text
-from workbench.recipe import Recipe, save_recipe
+from workbench.recipe import Recipe, load_recipe, save_recipe, settings
 
 OUTPUTS = (
     "run.json",
@@ -66,6 +66,14 @@ def claim(out: Path, recipe: Recipe, identity: dict[str, Any], resume: bool) -> 
     write_text(path, json.dumps(identity, indent=1, ensure_ascii=False))
     if not (out / "recipe.yaml").exists():
         save_recipe(recipe, out / "recipe.yaml")
+
+
+def holds_settings_of(out: Path, recipe: Recipe) -> bool:
+    """Whether the folder was filled with these settings, wherever the pictures lay."""
+    if not (out / "run.json").is_file() or not (out / "recipe.yaml").is_file():
+        return False
+    places = {"learn": None, "test": None}
+    return settings(load_recipe(out / "recipe.yaml")) | places == settings(recipe) | places
 
 
 def _differences(other: dict[str, Any], identity: dict[str, Any], prefix: str = "") -> list[str]:

@@ -27,7 +27,7 @@ import torch
 from workbench.adapt import run_recipe
 from workbench.recipe import Recipe, load_recipe
 from workbench.run_events import RunEvent, Stopped
-from workbench.run_folder import what_is_kept
+from workbench.run_folder import holds_settings_of, what_is_kept
 
 _TURN = threading.Lock()
 _LOOK_SECONDS = 0.2
@@ -71,7 +71,7 @@ class TrainingJob:
     Args:
         recipe: or the path of its file.
         out: folder for the results. A finished one shows as finished, one that a job left half done (of this process
-            or an earlier one) goes on from there when it is started.
+            or an earlier one) goes on from there when it is started, one of another job makes it fail in words.
         device: as for `run_recipe`.
         run: does the work, called as `run_recipe` is.
 
@@ -98,7 +98,7 @@ class TrainingJob:
         self._is_stop_wanted = threading.Event()
         self._changes = threading.Lock()
         self._pace: tuple[float, int] | None = None  # when the training went on, and at which step
-        self._snapshot = _found(self.out, self.recipe.train.steps)
+        self._snapshot = _found(self.out, self.recipe)
 
     @property
     def snapshot(self) -> JobSnapshot:
@@ -111,7 +111,7 @@ class TrainingJob:
             if self._snapshot.is_running or self._snapshot.is_finished:
                 return
             self._is_stop_wanted.clear()
-            found = _found(self.out, self.recipe.train.steps)
+            found = _found(self.out, self.recipe)
             self._snapshot = replace(found, phase="waiting for its turn", is_running=True, is_finished=False, note="")
             # The context says who asked, which counts where a GPU is lent to visitors.
             work = partial(copy_context().run, self._run)
@@ -210,19 +210,20 @@ def training_turn(is_given_up: Callable[[], bool]) -> Iterator[None]:
         _TURN.release()
 
 
-def _found(out: Path, steps: int) -> JobSnapshot:
-    """What an earlier job has left in the folder."""
-    is_finished = all((out / name).is_file() for name in ("run.json", "after.json", "report.html"))
+def _found(out: Path, recipe: Recipe) -> JobSnapshot:
+    """What an earlier job has left in the folder; nothing of one with other settings, which `run_recipe` refuses."""
+    is_ours = holds_settings_of(out, recipe)
+    is_finished = is_ours and all((out / name).is_file() for name in ("run.json", "after.json", "report.html"))
     lines: list[dict[str, Any]] = []
-    if (log := out / "log.jsonl").is_file():
+    if is_ours and (log := out / "log.jsonl").is_file():
         try:
             lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         except ValueError:
             lines = []  # the state beside it is what counts
     return JobSnapshot(
-        phase="finished" if is_finished else "stopped" if (out / "run.json").is_file() else "not started",
+        phase="finished" if is_finished else "stopped" if is_ours else "not started",
         step=len(lines),
-        steps=steps,
+        steps=recipe.train.steps,
         losses=tuple((line["step"], float(line["loss"])) for line in lines),
         scores=_scores(lines),
         seconds_left=None,

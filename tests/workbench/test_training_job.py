@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -156,3 +157,16 @@ def test_errors_become_words(project, tmp_path):
     job = TrainingJob(project.recipe, tmp_path / "other", run=fail)
     job.start()
     assert asyncio.run(job.ended()).error == "RuntimeError: the device went away"
+
+
+def test_a_folder_of_other_settings_does_not_show_as_finished(pristine, alone, tmp_path):
+    """A notebook whose settings were changed, and whose folder was not: it must not say that all is done."""
+    out = tmp_path / "out"
+    shutil.copytree(alone[0], out)
+    assert TrainingJob(pristine.recipe, out).snapshot.is_finished
+    job = TrainingJob(load_recipe(pristine.recipe, ["train.steps=6"]), out)
+    assert (job.snapshot.phase, job.snapshot.step, job.snapshot.losses) == ("not started", 0, ())
+    job.start()
+    end = job.wait(SECONDS)
+    assert end.phase == "failed" and "train.steps is 4 there and 6 here" in (end.error or "")
+    assert "Choose a new folder" in (end.error or "") and is_same(out, alone[0])
