@@ -54,7 +54,7 @@ def build(desk: Desk) -> None:
                 plan = gr.Dropdown(list(PLANS), value="decoder", label="Plan", info=PLANS["decoder"].summary)
             steps = gr.Slider(5, desk.limits.steps, 200, step=5, label="Steps")
             measured = gr.Slider(
-                1, 20, 4, step=1, label="Pictures kept back to measure on", info="Of yours; never learnt."
+                1, 20, 4, step=1, label="Pictures kept back to measure on", info="Of yours; never learnt. At most half."
             )
             absent = gr.Textbox(
                 label="Phrases that are in none of the pictures",
@@ -320,7 +320,7 @@ def _labelled(workspace: Workspace) -> ExampleSet:
 def _own_recipe(workspace: Workspace, out: Path, weights: str, kept_back: int, wanted: _Wanted) -> Recipe:
     """A recipe for the visitor's pictures; copies of them lie in the run's folder, so that later changes do no harm."""
     examples = _labelled(workspace)
-    kept_back = min(kept_back, len(examples) - 1)
+    kept_back = min(kept_back, len(examples) // 2)
     learn, test = examples.few_shot(len(examples) - kept_back, seed=0)
     if not any(concept.status == "positive" for _, concept in test.pairs()):
         raise ValueError(
