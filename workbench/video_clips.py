@@ -101,8 +101,7 @@ def labelled_clips(labels: str | Path, videos: str | Path, *, frame_rate: float 
     clips = []
     for truth in found:
         video = _frames_of(truth, place, is_only=len(found) == 1)
-        is_file = isinstance(video, Path) and video.is_file()
-        clips.append(VideoClip(truth.name, video, truth.phrases, truth, None if is_file else frame_rate))
+        clips.append(VideoClip(truth.name, video, truth.phrases, truth, _rate_of(video, frame_rate)))
     return clips
 
 
@@ -112,10 +111,10 @@ def plain_clips(videos: str | Path, phrases: Sequence[str] = (), *, frame_rate: 
     Args:
         videos: a video file, a folder of pictures, or a folder of such files and folders.
         phrases: what to look for, at least one.
-        frame_rate: of folders of pictures.
+        frame_rate: of folders of pictures, and of pictures with pages.
 
     Raises:
-        ValueError: no phrase, or nothing there that could be a video.
+        ValueError: no phrase, nothing there that could be a video, or a folder that may be read in two ways.
     """
     place = Path(videos)
     if not phrases:
@@ -123,16 +122,22 @@ def plain_clips(videos: str | Path, phrases: Sequence[str] = (), *, frame_rate: 
     if not place.exists():
         raise ValueError(f"there is no {place}; expected a video file or a folder")
     found = [place] if place.is_file() or _has_pictures(place) else []
+    mixed = [path.name for path in place.iterdir() if _is_video(path)] if found and place.is_dir() else []
+    if mixed:
+        raise ValueError(
+            f"{place} holds pictures and videos, such as {mixed[0]}; expected one kind. Give one of the videos itself, "
+            "or a folder with nothing but the frames of one video."
+        )
     if not found:
         inside = sorted(place.iterdir(), key=lambda path: natural_key(path.name))
-        found = [path for path in inside if _has_pictures(path) or path.suffix.lower() in _VIDEO_SUFFIXES]
+        found = [path for path in inside if _has_pictures(path) or _is_video(path)]
     if not found:
         raise ValueError(f"{place} holds neither pictures nor videos; expected some ({', '.join(_VIDEO_SUFFIXES)})")
     names = [path.stem if path.is_file() else path.name for path in found]
     if len(set(names)) < len(names):
         names = [path.name for path in found]
     return [
-        VideoClip(name or "video", path, tuple(phrases), None, None if path.is_file() else frame_rate)
+        VideoClip(name or "video", path, tuple(phrases), None, _rate_of(path, frame_rate))
         for name, path in zip(names, found, strict=True)
     ]
 
@@ -156,3 +161,13 @@ def _frames_of(truth: VideoLabels, place: Path, *, is_only: bool) -> Path | list
 
 def _has_pictures(path: Path) -> bool:
     return path.is_dir() and any(file.suffix.lower() in _PICTURE_SUFFIXES for file in path.iterdir())
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in _VIDEO_SUFFIXES
+
+
+def _rate_of(video: Path | list[Path], frame_rate: float | None) -> float | None:
+    """The rate of pictures; a video file has its own."""
+    is_video = isinstance(video, Path) and video.is_file() and video.suffix.lower() not in _PICTURE_SUFFIXES
+    return None if is_video else frame_rate

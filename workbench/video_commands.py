@@ -17,7 +17,7 @@ Phrases = Annotated[
     list[str] | None,
     typer.Option("--phrase", "--phrases", metavar="TEXT", help="What to follow; can be repeated."),
 ]
-FrameRate = Annotated[float | None, typer.Option(help="Frames per second of folders of pictures.")]
+FrameRate = Annotated[float | None, typer.Option(help="Frames per second of pictures.")]
 
 
 def track(

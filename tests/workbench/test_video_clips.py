@@ -96,6 +96,18 @@ def test_plain_videos_are_files_folders_and_folders_of_these(tmp_path: Path, ren
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds neither pictures nor videos"):
         plain_clips(tmp_path / "empty", ["star"])
+    (tmp_path / "clip9.mp4").rename(tmp_path / "clip10" / "clip9.mp4")
+    with pytest.raises(ValueError, match=r"holds pictures and videos, such as clip9\.mp4; expected one kind"):
+        plain_clips(tmp_path / "clip10", ["star"])
+
+
+def test_a_picture_with_pages_takes_a_rate_and_a_video_keeps_its_own(tmp_path: Path, rendered: list[VideoClip]) -> None:
+    pages = [Image.fromarray(frame) for frame in np.asarray(rendered[0].video)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "moving.gif", save_all=True, append_images=pages[1:], duration=100)
+    (stack,) = plain_clips(tmp_path / "stack.tif", ["star"], frame_rate=5)
+    (moving,) = plain_clips(tmp_path / "moving.gif", ["star"], frame_rate=5)
+    assert [(clip.open().num_frames, clip.open().frame_rate) for clip in (stack, moving)] == [(4, 5), (4, 10)]
 
 
 def test_a_stream_is_no_clip() -> None:
