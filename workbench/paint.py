@@ -122,7 +122,12 @@ def _tags(num: int, scores: Sequence[float] | None, labels: Sequence[str] | None
 
 
 def anchors_of(masks: np.ndarray, boxes_xyxy_px: np.ndarray) -> np.ndarray:
-    """(N,2) above which the tags stand: the first pixel of each mask's top row, or the corner of its box."""
+    """(N,2) above which the tags stand: the first pixel of each mask's top row, or the corner of each box.
+
+    Args:
+        masks: (N,H,W) bool, with the boxes that belong to them exactly; or none.
+        boxes_xyxy_px: (N,4).
+    """
     anchors = boxes_xyxy_px[:, :2].astype(float)
     for anchor, mask in zip(anchors, masks, strict=False):
         anchor[0] = mask[int(anchor[1])].argmax()

@@ -132,7 +132,8 @@ def draw_answer(example: Example, record: PairRecord, score_threshold: float, si
     tags[MAX_TAGS:] = [""] * len(tags[MAX_TAGS:])  # more would hide the picture
     colours = [colour for _, colour in kinds]
     canvas = overlay(canvas, answers[visible], None, None, [""] * len(visible), colours)
-    anchors = anchors_of(answers[visible], boxes_of_masks(answers[visible])), anchors_of(masks, boxes[missed])
+    corners = boxes_of_masks(masks) if len(masks) else boxes[missed]
+    anchors = anchors_of(answers[visible], boxes_of_masks(answers[visible])), anchors_of(masks, corners)
     return tagged(
         canvas, np.concatenate(anchors), [*tags, *["missed"] * len(missed)], [*colours, *[MISS] * len(missed)]
     )
@@ -369,6 +370,8 @@ def plot_training(log_path: str | Path, *, save: str | Path | None = None) -> Fi
             label=name,
         )
     axes.set_yscale("log")
+    shown = [value for points in curves.values() for _, value in points if value > 0]
+    axes.set_ylim(bottom=float(np.quantile(shown, 0.01)) / 2)  # a term that begins near 0 leaves room to the others
     axes.set_xlabel("step", fontsize=9)
     axes.set_ylabel("loss", fontsize=9)
     axes.tick_params(labelsize=9)

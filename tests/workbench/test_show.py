@@ -180,6 +180,9 @@ def test_answers_show_hits_false_alarms_and_misses_in_place(results):
         rows, columns = np.nonzero(near(drawn, colour))
         assert columns.min() == 2 * x0 and rows.max() == 2 * y1 - 1  # the tag may reach above and to the right
         assert near(drawn, colour)[:, : 2 * x1].any()
+    star = data[0].concept("star")
+    loose = Concept("star", masks=star.masks, boxes_xyxy_px=star.boxes_xyxy_px + [-3.0, -3.0, 3.0, 3.0])
+    assert (draw_answer(example("a", loose), before.records[0], 0.5, side=SIZE * 2) == drawn).all()
     silent = draw_answer(data[0], after.records[1], 0.5, side=SIZE)
     assert (silent == data[0].load_image()).all()
     truth = draw_truth(data[1], "ring", side=SIZE)
