@@ -73,7 +73,7 @@ TRACKER = TrackerConfig(memory_width=12, memory_attention=TransformerConfig(1, 1
 RECIPE = TrackingConfig(
     clips=2,
     clip_frames=6,
-    stages=(Stage(2, 1, 1, 2, with_pyramid=True), Stage(2, 1, 3, 2), Stage(1, 1, 5, 2, learnt=0.3)),
+    stages=(Stage(2, 1, 1, 2), Stage(2, 2, 3, 2, with_gaps=0.5), Stage(1, 2, 5, 2, learnt=0.3)),
     warmup=2,
     checkpoint_every=2,
 )
@@ -234,7 +234,7 @@ def test_every_hint_reaches_tracker_and_pyramid(image_model: Sam3, pool: ClipPoo
     model = with_new_tracker(image_model, TRACKER, 0)
     pyramid, tracker = tracked_parts(model)
     rng = np.random.default_rng(0)
-    loss, values = window_loss(tracker.train(), pyramid, draw_window(rng, pool, 3, 2), rng, hinting)
+    loss, values = window_loss(tracker.train(), pyramid, [draw_window(rng, pool, 3, 2)], rng, hinting)
     loss.backward()
     assert values["loss"] == pytest.approx(sum(values[name] for name in ("focal", "dice", "iou", "score")), rel=1e-4)
     for part in (pyramid, tracker.mask_decoder, tracker.memory_encoder, tracker.memory_attention):
@@ -261,7 +261,7 @@ def train(out: Path, model: Sam3, recipe: TrackingConfig = RECIPE, stop_after: i
 
 
 def test_the_loss_falls_and_nothing_but_the_tracker_changes(image_model: Sam3, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, clips=1, stages=(Stage(40, 1, 1, 2, with_pyramid=True),), rate=3e-3)
+    recipe = replace(RECIPE, clips=1, stages=(Stage(40, 1, 1, 2),), rate=3e-3)
     run = train(tmp_path, image_model, recipe)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40]
@@ -292,9 +292,9 @@ def test_stages_and_the_frames_seen_before_a_step() -> None:
         (RECIPE.stages[0], 0),
         (RECIPE.stages[0], 1),
         (RECIPE.stages[1], 2),
-        (RECIPE.stages[2], 8),
+        (RECIPE.stages[2], 14),
     ]
-    assert RECIPE.frames == 13
+    assert RECIPE.frames == 24
     assert [stage.steps for stage in RECIPE.shortened(3).stages] == [1, 1, 1]
     with pytest.raises(IndexError):
         RECIPE.at(5)

@@ -238,7 +238,7 @@ class Run:
         return None if is_over else state
 
 
-def make_optimiser(model: Sam3, heads: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
+def make_optimiser(model: nn.Module, heads: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
     """AdamW over what requires a gradient; no weight decay on vectors and embeddings."""
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []

@@ -28,9 +28,14 @@ from sam3.tracker.tracker import Tracker
 from workbench.finetune import rate_factor
 from workbench.pretrain.clip_pool import ClipPool
 from workbench.pretrain.initialise import look_at_neighbours
+from workbench.pretrain.matching import start_matching
 from workbench.pretrain.run import make_optimiser
-from workbench.pretrain.tracking_losses import Hinting, mean_values, window_loss
+from workbench.pretrain.tracking_losses import MIN_MEMORY_FRAMES, Hinting, mean_values, window_loss
 from workbench.pretrain.windows import draw_window
+
+_PYRAMID_RATE = 0.2  # of that of all else: it begins with what the detector has learnt
+_WINDOWS_AT_ONCE = 2
+_COMPARED_CLIPS = 100  # that tell how to begin with memory
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Stage:
         windows: windows per step. frames: of each. objects: at most so many of each.
         learnt: see `window_loss`.
         with_pyramid: the feature pyramid learns, too.
-        with_return: share of windows in which an object hides and comes back.
+        with_gaps, with_return: shares of windows, see `draw_window`.
     """
 
     steps: int
@@ -51,6 +56,7 @@ class Stage:
     objects: int
     learnt: float = 1.0
     with_pyramid: bool = False
+    with_gaps: float = 0.0
     with_return: float = 0.0
 
 
@@ -60,8 +66,8 @@ class TrackingConfig:
 
     Attributes:
         clips: rendered clips. clip_frames: frames of each.
-        stages: pictures alone, short windows, long windows with objects that hide and come back; the rate falls with
-            the frames seen.
+        stages: pictures alone; then pairs of frames of any distance, in which objects are found again by their looks;
+            then longer windows with objects that hide and come back. The rate falls with the frames seen.
         warmup: frames in which the rate rises.
         ema: decay of the averaged weights, which are what is saved.
         hinting: how objects are shown.
@@ -71,11 +77,11 @@ class TrackingConfig:
     clips: int = 1200
     clip_frames: int = 24
     stages: tuple[Stage, ...] = (
-        Stage(steps=1200, windows=2, frames=1, objects=4),
-        Stage(steps=500, windows=2, frames=1, objects=4, with_pyramid=True),
-        Stage(steps=950, windows=1, frames=4, objects=3),
-        Stage(steps=450, windows=1, frames=12, objects=3, learnt=0.3),
-        Stage(steps=2000, windows=1, frames=12, objects=4, learnt=0.4, with_pyramid=True, with_return=0.5),
+        Stage(steps=1200, windows=4, frames=1, objects=4),
+        Stage(steps=600, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
+        Stage(
+            steps=1600, windows=2, frames=8, objects=3, learnt=0.6, with_pyramid=True, with_gaps=0.5, with_return=0.5
+        ),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -190,7 +196,8 @@ class TrackerRun:
         self.pool = ClipPool(
             out / "pool", model.image_encoder, size=config.clips, num_frames=config.clip_frames, seed=config.seed
         )
-        self.optimiser = make_optimiser(self.model, nn.Identity(), config.rate, config.weight_decay)
+        self.optimiser = make_optimiser(self.tracker, nn.Identity(), config.rate, config.weight_decay)
+        self.optimiser.add_param_group({"params": list(self.pyramid.parameters()), "scale": _PYRAMID_RATE})
         self.step = 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 300) -> Sam3:
@@ -226,16 +233,30 @@ class TrackerRun:
         stage, frames_seen = config.at(self.step)
         factor = rate_factor(frames_seen, config.frames, config.warmup)
         for group in self.optimiser.param_groups:
-            group["lr"] = config.rate * factor
+            group["lr"] = config.rate * factor * group["scale"]
         self.pyramid.requires_grad_(stage.with_pyramid)
+        if self.step and stage.frames > 1 and config.at(self.step - 1)[0].frames == 1:
+            self._start_remembering()
         self.tracker.train()
         self.optimiser.zero_grad(set_to_none=True)
+        windows = [
+            draw_window(
+                rng,
+                self.pool,
+                stage.frames,
+                stage.objects,
+                with_gaps=bool(rng.random() < stage.with_gaps),
+                with_return=bool(rng.random() < stage.with_return),
+            )
+            for _ in range(stage.windows)
+        ]
+        # Which frames are remembered depends on how well a window's objects are seen; of so few, all are.
+        size = _WINDOWS_AT_ONCE if stage.frames <= MIN_MEMORY_FRAMES else 1
+        batches = [windows[start : start + size] for start in range(0, len(windows), size)]
         parts = []
-        for _ in range(stage.windows):
-            comes_back = bool(rng.random() < stage.with_return)
-            window = draw_window(rng, self.pool, stage.frames, stage.objects, with_return=comes_back)
-            loss, values = window_loss(self.tracker, self.pyramid, window, rng, config.hinting, learnt=stage.learnt)
-            (loss / stage.windows).backward()
+        for batch in batches:
+            loss, values = window_loss(self.tracker, self.pyramid, batch, rng, config.hinting, learnt=stage.learnt)
+            (loss / len(batches)).backward()
             parts.append(values)
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(trained, 1.0))
@@ -250,6 +271,14 @@ class TrackerRun:
                 for slow, value in zip(mean.parameters(), part.parameters(), strict=True):
                     slow.lerp_(value, 1 - decay)
         return {**mean_values(parts), "gradient": norm}
+
+    def _start_remembering(self) -> None:
+        """From the averaged weights on, objects are found again by their looks."""
+        for part, mean in zip((self.pyramid, self.tracker), self.average, strict=True):
+            part.load_state_dict(mean.state_dict())
+        clips = [self.pool[index] for index in range(min(_COMPARED_CLIPS, len(self.pool)))]
+        start_matching(self.tracker, self.pyramid[2], clips)
+        self.average[1].load_state_dict(self.tracker.state_dict())
 
     def _log(self, values: dict[str, Any]) -> None:
         line = {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}

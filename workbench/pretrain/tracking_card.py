@@ -55,7 +55,7 @@ def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, rem
     recipe, follow, survival = table["recipe"], table["follow"], table["survival"]
     steps = ", then ".join(
         f"{stage['steps']} with {stage['windows']} x {stage['frames']}"
-        f"{' and the feature pyramid' if stage['with_pyramid'] else ''}"
+        f"{' at any distance' if stage['with_gaps'] == 1 else ''}"
         for stage in recipe["stages"]
     )
     shares = recipe["hinting"]

@@ -23,7 +23,7 @@ from workbench.pretrain.windows import Window, boxes_of, clicks_of, corrections,
 
 FOCAL_WEIGHT = 20.0
 MEMORY_LEARNT = 0.5  # share of the memory of learnt frames
-HIDDEN_WEIGHT = 3.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
+HIDDEN_WEIGHT = 1.0  # of the score of an object that is not visible
 MIN_MEMORY_FRAMES = 3
 LOGIT_LIMIT = 32.0  # of mask logits that are told again
 
@@ -92,28 +92,32 @@ def _focal(logits: Tensor, truth: Tensor) -> Tensor:
 def window_loss(
     tracker: Tracker,
     pyramid: nn.ModuleList,
-    window: Window,
+    windows: Sequence[Window],
     rng: np.random.Generator,
     hinting: Hinting,
     *,
     learnt: float = 1.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The mean loss of a window per object and frame, and its parts.
+    """The mean loss of windows per object and frame, and its parts.
 
     Args:
         tracker: in training mode.
         pyramid: the tracker's, of the image encoder.
-        window: what is seen.
+        windows: what is seen, equally many frames of each. Their objects are one batch and share a memory.
         rng: source of every random choice.
         hinting: how the objects are shown.
         learnt: share of the later frames that are learnt from; in the others the tracker only goes on. Frames in which
             an object comes or goes are learnt from in any case.
     """
     device = tracker.no_memory_embed.device
-    frames = tracker.prepare_from(pyramid, torch.from_numpy(window.clip.features).to(device).float())
-    truth = F.avg_pool2d(torch.from_numpy(window.masks).float(), 2).to(device)  # (K, F, H / 2, W / 2)
-    is_visible = np.asarray(window.masks.any((2, 3)))
+    trunk = torch.from_numpy(np.concatenate([window.clip.features for window in windows])).to(device).float()
+    frames = tracker.prepare_from(pyramid, trunk)
+    masks = np.concatenate([window.masks for window in windows])
+    truth = F.avg_pool2d(torch.from_numpy(masks).float(), 2).to(device)  # (K, F, H / 2, W / 2)
+    is_visible = np.asarray(masks.any((2, 3)))
     num_frames = len(is_visible[0])
+    counts = torch.tensor([len(window.masks) for window in windows])
+    starts = torch.repeat_interleave(torch.arange(len(windows)) * num_frames, counts).to(device)  # (K,)
     is_learnt = rng.random(num_frames) < learnt
     is_learnt[1:] |= (is_visible[:, 1:] != is_visible[:, :-1]).any(0)
     is_learnt[0] = True
@@ -122,14 +126,14 @@ def window_loss(
     bank = MemoryBank(num_remembered, by_quality=bool(rng.random() < 0.5))
     answers: list[tuple[int, dict[str, Tensor]]] = []
     for time in range(num_frames):
-        features, is_hinted = frames[time], time in (0, corrected)
+        features, is_hinted = frames[time if len(windows) == 1 else starts + time], time in (0, corrected)
         with torch.set_grad_enabled(bool(is_learnt[time])):
             if time == 0:
-                outputs = first_outputs(tracker, features, window.masks[:, 0], rng, hinting)
+                outputs = first_outputs(tracker, features, masks[:, 0], rng, hinting)
             else:
                 outputs = [tracker.step(features, memory=bank.recall(time), with_memory=False)]
                 if is_hinted:
-                    hints = corrected_hints(rng, outputs[0], window.masks[:, time], None)
+                    hints = corrected_hints(rng, outputs[0], masks[:, time], None)
                     outputs.append(tracker.step(features, hints=hints, with_memory=False))
             if is_learnt[time]:
                 answers += [(time, frame_loss(output.candidates, truth[:, time])) for output in outputs]

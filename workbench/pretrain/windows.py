@@ -35,7 +35,13 @@ class Window:
 
 
 def draw_window(
-    rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int, *, with_return: bool = False
+    rng: np.random.Generator,
+    pool: ClipPool,
+    num_frames: int,
+    max_objects: int,
+    *,
+    with_gaps: bool = False,
+    with_return: bool = False,
 ) -> Window:
     """A random window: any start, either direction, some at double speed; objects that hide are chosen more often.
 
@@ -44,10 +50,11 @@ def draw_window(
         pool: the clips.
         num_frames: of the window.
         max_objects: of the window.
+        with_gaps: any frames of a clip, in order: what lies elsewhere all at once must be found by its looks.
         with_return: only windows in which an object hides and comes back, where such a one is soon found.
     """
     for attempt in range(1000):
-        window = _any_window(rng, pool, num_frames, max_objects)
+        window = _any_window(rng, pool, num_frames, max_objects, with_gaps)
         if window is not None and (not with_return or attempt >= _ATTEMPTS or _comes_back(window)):
             return window
     raise ValueError(f"none of {len(pool)} clips shows an object of {MIN_FIRST_PX} pixels; make more clips")
@@ -58,12 +65,17 @@ def _comes_back(window: Window) -> bool:
     return bool((~is_visible[:, :-1] & is_visible[:, 1:]).any())
 
 
-def _any_window(rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int) -> Window | None:
+def _any_window(
+    rng: np.random.Generator, pool: ClipPool, num_frames: int, max_objects: int, with_gaps: bool
+) -> Window | None:
     """A window, or None when nothing is there in its first frame."""
     clip = pool[int(rng.integers(len(pool)))]
     length = len(clip.features)
-    stride = 2 if rng.random() < 0.35 and 2 * num_frames <= length else 1
-    frames = int(rng.integers(length - stride * (num_frames - 1))) + stride * np.arange(num_frames)
+    if with_gaps:
+        frames = np.sort(rng.choice(length, num_frames, replace=False))
+    else:
+        stride = 2 if rng.random() < 0.35 and 2 * num_frames <= length else 1
+        frames = int(rng.integers(length - stride * (num_frames - 1))) + stride * np.arange(num_frames)
     clip = clip[frames if rng.random() < 0.5 else frames[::-1]]
     areas = np.stack([np.bincount(instances.ravel(), minlength=256) for instances in clip.instance_maps])
     seen = [number for number in np.flatnonzero(areas[0] >= MIN_FIRST_PX).tolist() if number]
