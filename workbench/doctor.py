@@ -29,13 +29,13 @@ class Finding:
 
 
 def examine(folder: str | Path = ".", model: str = "tiny") -> list[Finding]:
-    """All checks: Python, packages, device, memory, disk, weights.
+    """All checks: Python, packages, device, number formats, memory, disk, weights.
 
     Args:
         folder: where results are going to be written.
         model: "tiny", a file, a folder or a hub name.
     """
-    return [_python(), *_packages(), _device(), _memory(), _disk(Path(folder)), _weights(model)]
+    return [_python(), *_packages(), _device(), *_precision(), _memory(), _disk(Path(folder)), _weights(model)]
 
 
 def _python() -> Finding:
@@ -71,6 +71,22 @@ def _device() -> Finding:
         f"CPU only, {os.cpu_count()} cores",
         "enough for the tiny model; the released one takes minutes per picture",
     )
+
+
+def _precision() -> list[Finding]:
+    """Which number format is quick on a processor that has to do without a GPU."""
+    import torch
+
+    from sam3.speed import precision_times
+
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        return []
+    times = precision_times()
+    shares = {name: seconds / times["fp32"] for name, seconds in times.items() if name != "fp32"}
+    detail = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) + " of the time of fp32, one layer"
+    quick = [f"--precision {name}" for name, share in shares.items() if share < 0.8]
+    advice = f"the released size is quicker here with {' or '.join(quick)}" if quick else ""
+    return [Finding("precision", "good", detail, advice)]
 
 
 def _memory() -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -46,3 +48,17 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**12, 10**12 - 10**8, 10**8))
     assert named(examine(tmp_path), "disk").verdict == "bad"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="number formats are weighed up on machines without a GPU")
+def test_number_formats_are_measured_and_the_quick_ones_advised(tmp_path, monkeypatch):
+    assert all(share > 0 for share in map(float, re.findall(r"(?:bf16|int8) ([0-9.]+)", measured(tmp_path).detail)))
+    monkeypatch.setattr("sam3.speed.precision_times", lambda: {"fp32": 0.2, "bf16": 0.8, "int8": 0.1})
+    finding = measured(tmp_path)
+    assert finding.detail.startswith("bf16 4.00, int8 0.50") and finding.advice.endswith("with --precision int8")
+    monkeypatch.setattr("sam3.speed.precision_times", lambda: {"fp32": 0.2, "bf16": 0.8, "int8": 0.2})
+    assert not measured(tmp_path).advice
+
+
+def measured(folder):
+    return named(examine(folder), "precision")
