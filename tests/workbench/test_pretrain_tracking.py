@@ -261,7 +261,7 @@ def train(out: Path, model: Sam3, recipe: TrackingConfig = RECIPE, stop_after: i
 
 
 def test_the_loss_falls_and_nothing_but_the_tracker_changes(image_model: Sam3, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, clips=1, stages=(Stage(40, 1, 1, 2),), rate=3e-3)
+    recipe = replace(RECIPE, clips=1, stages=(Stage(40, 1, 1, 2, with_pyramid=True),), rate=3e-3)
     run = train(tmp_path, image_model, recipe)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40]
@@ -308,6 +308,15 @@ def test_the_shipped_model_takes_clicks_and_follows() -> None:
         assert table[kind]["later"] > 0.5 and table[kind]["later"] > table[kind]["stays"] + 0.1
 
 
+def test_the_best_shift_of_the_object_score_is_found() -> None:
+    model = load_sam3("tiny")
+    usual = measure.score_shift_table(model, 1, 4)
+    measure.shift_object_score(model, -40.0)  # nothing is visible any more
+    assert max(measure.score_shift_table(model, 1, 4).values()) < min(usual.values())
+    measure.shift_object_score(model, 40.0)
+    assert measure.score_shift_table(model, 1, 4) == pytest.approx(usual, abs=0.02)
+
+
 def test_absences_and_who_is_found_again() -> None:
     there, gone, at_edge = disc(28, 28, 6), np.zeros((56, 56), bool), disc(2, 28, 6)
     back = disc(40, 28, 6)
@@ -343,9 +352,8 @@ def finished(image_model: Sam3, tmp_path_factory: pytest.TempPathFactory) -> Pat
     follow_table = measure.follow_table
     with pytest.MonkeyPatch.context() as patch:  # two short clips in place of many
         patch.setattr(measure, "follow_table", lambda model, clips, frames, seed=7: follow_table(model, 2, 4, seed))
-        path = pretrain_tracker(
-            out, RECIPE, start=out / "image.safetensors", tracker=TRACKER, device="cpu", num_clips=2, num_cases=1
-        )
+        few = {"num_clips": 2, "num_cases": 1, "num_shift_clips": 1}
+        path = pretrain_tracker(out, RECIPE, start=out / "image.safetensors", tracker=TRACKER, device="cpu", **few)
     assert path == out / "model.safetensors"
     return out
 
@@ -363,6 +371,8 @@ def test_the_saved_model_detects_as_before_and_follows(finished: Path) -> None:
     table = json.loads((finished / "tracking.json").read_text())
     assert table["survival"]["hidden"]["cases"] >= 1
     assert table["follow"]["mask"]["first"] > 0.7 and table["follow"]["mask"]["stays"] < 1
+    assert table["score_shift"] in measure.SCORE_SHIFTS
+    assert table["score_shifts"][str(table["score_shift"])] == max(table["score_shifts"].values())
     assert table["trained"] == sum(p.numel() for part in tracked_parts(after) for p in part.parameters())
 
 

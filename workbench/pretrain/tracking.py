@@ -80,7 +80,7 @@ class TrackingConfig:
         Stage(steps=1200, windows=4, frames=1, objects=4),
         Stage(steps=600, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
         Stage(
-            steps=1600, windows=2, frames=8, objects=3, learnt=0.6, with_pyramid=True, with_gaps=0.5, with_return=0.5
+            steps=1600, windows=2, frames=8, objects=3, learnt=0.6, with_pyramid=True, with_gaps=0.7, with_return=0.8
         ),
     )
     rate: float = 1.5e-3

@@ -69,7 +69,9 @@ detector's, learnt on {recipe["clips"]} clips of {recipe["clip_frames"]} frames 
 behind a pillar, leave and come back, some beside a look-alike. Steps, by
 clips and frames at once: {steps};
 about {minutes:.0f} minutes on a part of one CPU core. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
-with rough outlines, some with a second click where the answer was wrong.
+with rough outlines, some with a second click where the answer was wrong. Memory began by comparing looks
+(`workbench/pretrain/matching.py`); in the end the object score was shifted by {table["score_shift"]:+.1f}, which followed best on
+validation clips.
 {f"{chr(10)}{remarks}{chr(10)}" if remarks else ""}
 ![learning curve of the tracker]({curve})
 

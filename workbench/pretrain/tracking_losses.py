@@ -23,7 +23,7 @@ from workbench.pretrain.windows import Window, boxes_of, clicks_of, corrections,
 
 FOCAL_WEIGHT = 20.0
 MEMORY_LEARNT = 0.5  # share of the memory of learnt frames
-HIDDEN_WEIGHT = 1.0  # of the score of an object that is not visible
+HIDDEN_WEIGHT = 3.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
 MIN_MEMORY_FRAMES = 3
 LOGIT_LIMIT = 32.0  # of mask logits that are told again
 
