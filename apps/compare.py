@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from apps.desk import LIGHT_QUEUE, Choice, Desk, chosen
+from apps.desk import LIGHT_QUEUE, Choice, Desk, chosen, saves_file
 from apps.refusals import spoken
 from sam3.files import write_atomically
 from workbench.adapt import Pictures, read_pictures
@@ -52,8 +52,8 @@ def build(desk: Desk) -> None:
             )
             gr.Markdown(_METRICS_IN_WORDS, elem_classes="sw-hint")
             with gr.Row():
-                report = gr.DownloadButton("Report (HTML)", size="sm")
-                adapter = gr.DownloadButton("Adapter (zip)", size="sm")
+                report = gr.Button("Report (HTML)", size="sm")
+                adapter = gr.Button("Adapter (zip)", size="sm")
 
     @spoken
     def listed(user: str, name: str | None) -> tuple[Any, ...]:
@@ -115,8 +115,8 @@ def build(desk: Desk) -> None:
     pair.input(
         one, [desk.user, run, pair], [slider, verdict], api_name="compare_pair", show_progress_on=verdict, **light
     )
-    report.click(report_of, [desk.user, run], report, api_name="compare_report", show_progress="hidden", **light)
-    adapter.click(adapter_of, [desk.user, run], adapter, api_name="compare_adapter", show_progress="hidden", **light)
+    saves_file(report, report_of, [desk.user, run], api_name="compare_report")
+    saves_file(adapter, adapter_of, [desk.user, run], api_name="compare_adapter")
 
 
 class _Loaded:

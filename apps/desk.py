@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,13 @@ from apps.state import Workspace, Workspaces
 
 MODEL_QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # one request at a time asks a model
 LIGHT_QUEUE: dict[str, Any] = {"concurrency_limit": 8, "concurrency_id": "light"}
+
+_SAVE = """(file) => {
+  const link = Object.assign(document.createElement("a"), {href: file.url, download: file.orig_name});
+  document.body.append(link);
+  link.click();
+  link.remove();
+}"""
 
 
 class Choice(gr.Dropdown):
@@ -68,6 +75,16 @@ def phrases_in(text: str | None) -> list[str]:
     """
     parts = [" ".join(part.split()) for line in (text or "").splitlines() for part in line.split(",")]
     return list(dict.fromkeys(part for part in parts if part))
+
+
+def saves_file(button: gr.Button, make: Callable[..., str], inputs: Sequence[Any], *, api_name: str) -> None:
+    """A press of the button makes a file, which the browser then saves.
+
+    Gradio's own button for downloads saves the file that was there before the press: none, or an old one.
+    """
+    file = gr.DownloadButton(visible=False)
+    made = button.click(make, list(inputs), file, api_name=api_name, show_progress="hidden", **LIGHT_QUEUE)
+    made.success(None, file, js=_SAVE)
 
 
 def bring_into_view(selector: str) -> str:

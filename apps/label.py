@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from apps.annotator import Annotator
-from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk
+from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk, saves_file
 from apps.lent_gpu import on_gpu
 from apps.limits import PICTURE_SUFFIXES, checked_picture, unpack
 from apps.refusals import spoken
@@ -43,7 +43,7 @@ def build(desk: Desk) -> None:
     with gr.Row():
         upload = gr.UploadButton("Add pictures", file_count="multiple", variant="primary", size="sm", min_width=140)
         example = gr.Button("Example: coins", size="sm", visible=EXAMPLE_FOLDER.is_dir(), min_width=140)
-        download = gr.DownloadButton("Download labels", size="sm", min_width=140)
+        download = gr.Button("Download labels", size="sm", min_width=140)
         empty = gr.Button("Remove all", size="sm", variant="stop", min_width=110)
     status = gr.Markdown(_EMPTY, elem_classes="sw-status")
     version = gr.Number(0, visible=False)
@@ -168,7 +168,7 @@ def build(desk: Desk) -> None:
     desk.arrived.change(arrive, [desk.user, version], [status, version], api_visibility="private", **light)
     upload.upload(bring, [desk.user, upload, version], [status, version], api_name="label_upload", **LIGHT_QUEUE)
     example.click(take_example, [desk.user, version], [status, version], api_name="label_example", **light)
-    download.click(labels, desk.user, download, api_name="label_download", **light)
+    saves_file(download, labels, [desk.user], api_name="label_download")
     empty.click(
         remove,
         [desk.user, version],

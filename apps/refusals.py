@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 _FOLDERS = re.compile(re.escape(tempfile.gettempdir()) + r"/\S*/")
+_QUOTED = re.compile(r"`([^`]+)`")
 _PLAIN = (ValueError, OSError, KeyError, FloatingPointError)
 
 
@@ -45,7 +46,8 @@ def refusal(error: Exception) -> gr.Error:
         return error
     if isinstance(error, _PLAIN) and str(error):
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        return gr.Error(_FOLDERS.sub("", message), duration=20, print_exception=False)
+        message = _QUOTED.sub(r"“\1”", _FOLDERS.sub("", message))  # the page would show the back-ticks
+        return gr.Error(message, duration=20, print_exception=False)
     if "out of memory" in str(error):
         return gr.Error(
             "The memory of the machine is not enough for this. Take a smaller picture or a smaller model.",

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from apps.answers import FLOOR, Answer, Exemplar, exemplars_in, prompts_of, with_exemplars
-from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk, bring_into_view
+from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk, bring_into_view, saves_file
 from apps.lent_gpu import on_gpu
 from apps.limits import Limits, checked_picture
 from apps.refusals import spoken
@@ -74,8 +74,8 @@ def build(desk: Desk) -> None:
             status = gr.Markdown(_EMPTY, elem_classes="sw-status")
             table = gr.Dataframe(headers=_COLUMNS, label="Objects", interactive=False, max_height=240, wrap=True)
             with gr.Row():
-                coco = gr.DownloadButton("COCO file", size="sm")
-                masks = gr.DownloadButton("Masks (zip)", size="sm")
+                coco = gr.Button("COCO file", size="sm")
+                masks = gr.Button("Masks (zip)", size="sm")
 
     @on_gpu
     @spoken
@@ -184,13 +184,11 @@ def build(desk: Desk) -> None:
     )
     example.click(rendered, desk.user, [picture, phrases], api_name="example_picture", **LIGHT_QUEUE)
     for button, form in ((coco, "coco"), (masks, "masks")):
-        button.click(
+        saves_file(
+            button,
             lambda user, said, least, form=form: written(user, said, least, form),
             [desk.user, answer, score],
-            button,
             api_name=f"export_{form}",
-            show_progress="hidden",
-            **LIGHT_QUEUE,
         )
 
 

@@ -72,6 +72,12 @@ class Visit:
         """Waits until the words can be read."""
         self.page.get_by_text(words).locator("visible=true").first.wait_for()
 
+    def saved(self, name: str) -> str:
+        """The name of the file that a press of a button saves."""
+        with self.page.expect_download() as download:
+            self.press(name)
+        return str(download.value.suggested_filename)
+
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Draws in the annotator, in pixels of the picture."""
         canvas = self.page.locator(".sw-stage canvas")
@@ -86,10 +92,10 @@ class Visit:
         mouse.up()
 
 
-def until(wanted: Callable[[], Any]) -> Any:
+def until(wanted: Callable[[], Any], page: Any) -> Any:
     end = time.monotonic() + WAIT_MS / 1000
     while not (answer := wanted()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"waited in vain; the page says {page.locator('.sw-foot').all_inner_texts()}"
         time.sleep(0.1)
     return answer
 
@@ -118,12 +124,15 @@ def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, 
         until(
             lambda number=number: (
                 next(address[1].glob("*/pictures/marks.json"), None) and marks()[number].pair("coin").objects
-            )
+            ),
+            page,
         )
         page.locator(".sw-tick input").first.check()
-        until(lambda number=number: marks()[number].pair("coin").is_exhaustive)
+        until(lambda number=number: marks()[number].pair("coin").is_exhaustive, page)
     box = marks()[0].pair("coin").objects[0].box_xyxy_px
     assert np.abs(np.subtract(box, (28, 28, 92, 92))).max() <= 2 and marks()[0].image_id == "münze_0.png"
+
+    assert visit.saved("Download labels") == "labels.zip"
 
     visit.tab("Adapt")
     page.get_by_label("number input for Steps").fill(str(STEPS))
@@ -152,6 +161,8 @@ def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, 
     page.wait_for_function("[...document.querySelectorAll('img')].filter(i => i.naturalWidth >= 600).length >= 2")
     page.get_by_text("box_cgF1", exact=True).locator("visible=true").first.wait_for()
     assert "nan" not in page.locator("body").inner_text()  # three boxes and no mask: what cannot be told is a dash
+    assert visit.saved("Report (HTML)") == "report.html"
+    assert visit.saved("Adapter (zip)") == "mine_adapter.zip"
     assert visit.errors == []
     visit.context.close()
 
@@ -167,6 +178,8 @@ def test_a_phone_shows_what_is_found(browser: Any, address: tuple[str, Path]) ->
     )
     visit.press("Find")
     visit.text("answered in")
+    page.wait_for_function("document.querySelector('.sw-result').getBoundingClientRect().bottom <= innerHeight + 2")
+    assert visit.saved("COCO file") == "example.json"
     assert page.evaluate("document.documentElement.scrollWidth <= 390")
     assert visit.errors == []
     visit.context.close()
