@@ -122,15 +122,18 @@ def _tags(num: int, scores: Sequence[float] | None, labels: Sequence[str] | None
 
 
 def anchors_of(masks: np.ndarray, boxes_xyxy_px: np.ndarray) -> np.ndarray:
-    """(N,2) above which the tags stand: the first pixel of each mask's top row, or the corner of each box.
+    """(N,2) above which the tags stand: the top of each mask where it is tallest, or the corner of each box.
+
+    Specks far from an object do not draw its tag to them.
 
     Args:
-        masks: (N,H,W) bool, with the boxes that belong to them exactly; or none.
+        masks: (N,H,W) bool; or none.
         boxes_xyxy_px: (N,4).
     """
     anchors = boxes_xyxy_px[:, :2].astype(float)
     for anchor, mask in zip(anchors, masks, strict=False):
-        anchor[0] = mask[int(anchor[1])].argmax()
+        column = int(mask.sum(0).argmax())
+        anchor[:] = column, mask[:, column].argmax()
     return anchors
 
 

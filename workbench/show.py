@@ -132,8 +132,7 @@ def draw_answer(example: Example, record: PairRecord, score_threshold: float, si
     tags[MAX_TAGS:] = [""] * len(tags[MAX_TAGS:])  # more would hide the picture
     colours = [colour for _, colour in kinds]
     canvas = overlay(canvas, answers[visible], None, None, [""] * len(visible), colours)
-    corners = boxes_of_masks(masks) if len(masks) else boxes[missed]
-    anchors = anchors_of(answers[visible], boxes_of_masks(answers[visible])), anchors_of(masks, corners)
+    anchors = anchors_of(answers[visible], boxes_of_masks(answers[visible])), anchors_of(masks, boxes[missed])
     return tagged(
         canvas, np.concatenate(anchors), [*tags, *["missed"] * len(missed)], [*colours, *[MISS] * len(missed)]
     )

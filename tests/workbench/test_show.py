@@ -15,7 +15,7 @@ from workbench.compare import compare
 from workbench.evaluate import Evaluation, PairRecord, metrics_of
 from workbench.examples import Concept, Example, ExampleSet
 from workbench.formats import rle_of
-from workbench.paint import fit_boxes, fit_image, fit_masks, tagged
+from workbench.paint import anchors_of, fit_boxes, fit_image, fit_masks, tagged
 from workbench.pair_metrics import rle_iou
 from workbench.show import (
     FALSE_ALARM,
@@ -291,3 +291,10 @@ def test_tags_do_not_hide_each_other():
     drawn = tagged(np.full((200, 200, 3), 255, np.uint8), anchors, ["missed"] * 5, colours)
     sizes = [(drawn == colour).all(-1).sum() for colour in colours]
     assert min(sizes) > 0.8 * max(sizes) > 50
+
+
+def test_a_speck_does_not_draw_the_tag_to_it():
+    speckled = mask(*LOW)
+    speckled[2, 2] = True
+    ((x, y),) = anchors_of(speckled[None], np.array([[2.0, 2.0, 70.0, 110.0]])).tolist()
+    assert (x, y) == (40, 80)
