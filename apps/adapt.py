@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Choice, Desk, phrases_in
+from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Choice, Desk, bring_into_view, phrases_in
 from apps.lent_gpu import RUN, on_gpu
 from apps.refusals import spoken
 from apps.state import Workspace
@@ -77,7 +77,7 @@ def build(desk: Desk) -> None:
                 resume = gr.Button("Resume", interactive=False, min_width=90)
             note = gr.Markdown(visible=True, elem_classes="sw-hint")
             run = Choice([], label="Run that is shown")
-            status = gr.HTML(f"<p>{_plain(_EMPTY)}</p>", elem_classes="sw-status")
+            status = gr.HTML(f"<p>{_plain(_EMPTY)}</p>", elem_classes=["sw-status", "sw-run"])
             curve = gr.HTML(drawn(None), elem_classes="sw-status")
     timer = gr.Timer(1.5)
     seen = gr.Textbox(visible=False)
@@ -247,7 +247,8 @@ def build(desk: Desk) -> None:
         show_progress_on=note,
         **MODEL_QUEUE,
     )
-    start.click(started, settings, shown, api_name="adapt_start", **light)
+    begun = start.click(started, settings, shown, api_name="adapt_start", **light)
+    begun.success(None, js=bring_into_view(".sw-run"))
     stop.click(stopped, [desk.user, run], shown, api_name="adapt_stop", **light)
     resume.click(resumed, [desk.user, run], shown, api_name="adapt_resume", **light)
     run.input(

@@ -40,7 +40,7 @@ def build(desk: Desk) -> None:
     note = gr.Markdown(_EMPTY, elem_classes="sw-status")
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
-            slider = gr.ImageSlider(label="Before | after", height=440, max_height=480, interactive=False)
+            slider = gr.ImageSlider(label="Before | after", height=480, max_height=480, interactive=False)
             verdict = gr.Markdown(_KEY, elem_classes="sw-hint")
         with gr.Column(scale=3, min_width=320):
             table = gr.Dataframe(

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ def test_the_folder_says_what_the_hub_asks(folder):
     _, front, text = (folder / "README.md").read_text("utf-8").split("---\n", 2)
     content = yaml.safe_load(front)
     assert content["sdk"] == "gradio" and content["app_file"] == "app.py" and content["python_version"] == "3.12"
-    assert int(content["sdk_version"].split(".")[0]) == 6 and len(content["short_description"]) <= 60
+    assert content["sdk_version"] == version("gradio") and len(content["short_description"]) <= 60
+    assert content["license"] == "apache-2.0" and (folder / "LICENSE").is_file()
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 40e6
     assert "tiny" in text
     wanted = (folder / "requirements.txt").read_text("utf-8").split()
     assert "torch>=2.8" in wanted and not [
