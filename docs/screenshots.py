@@ -7,13 +7,10 @@ Needs Chromium, as the browser tests do.
 from __future__ import annotations
 
 import argparse
-import io
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from apps.page import build_app, launch
 
@@ -59,8 +56,7 @@ def visit(page: Any, out: Path, steps: int, settings: str) -> None:
 
     def keep(name: str) -> None:
         page.wait_for_timeout(1500)
-        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        shot.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
+        page.screenshot(path=out / f"{name}.png")
 
     page.get_by_role("button", name="Try an example", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('textarea, input')].some(e => e.value.includes('square'))")
