@@ -162,7 +162,9 @@ class VideoSession:
             self._search(wanted, frame)
         elif isinstance(wanted, ObjectPrompt | Sequence):
             if isinstance(wanted, Sequence) and any(isinstance(one, str | Prompt) for one in wanted):
-                raise ValueError(f"received {len(wanted)} phrases or prompts at once; call add for each of them")
+                raise ValueError(
+                    f"received {len(wanted)} phrases or prompts at once; expected one, call add for each of them"
+                )
             one = wanted if isinstance(wanted, ObjectPrompt) else ObjectPrompt(wanted)
             self._show(one, frame, masklet_id)
         else:
@@ -353,6 +355,7 @@ class VideoSession:
         Masks of one search never overlap: a pixel belongs to what a user has shown, else to the highest score.
 
         Raises:
+            ValueError: `frame` is no whole number.
             IndexError: the video has no such frame.
         """
         frame = self.source.checked(frame)

@@ -26,7 +26,9 @@ __all__ = ["BrokenFrameError", "FrameSource", "Video", "VideoError", "natural_ke
 
 Video = str | Path | NDArray[np.uint8] | Sequence[Picture] | Iterable[Picture]
 
+_NO_FRAME = "the stream has ended without a frame; expected at least one"
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
 _PAGED_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}  # a second picture in a JPEG is a thumbnail or a depth map
 
 
@@ -286,19 +288,32 @@ class _Pages:
         try:
             width, height = shown_size(path)
             self._file, self._path = Image.open(path), path
-            self.num_frames, self.size = int(getattr(self._file, "n_frames", 1)), (height, width)
+            self.num_frames, self.size = self._num_alike(), (height, width)
             if self.num_frames > 1:
+                self._file.seek(0)
                 self._file.load()  # only then WebP says how long a frame is shown
-        except (OSError, EOFError, SyntaxError, ValueError) as error:
-            raise VideoError(str(error)) from error
+        except _UNREADABLE as error:
+            raise VideoError(f"{path} cannot be read: {error}") from error
         shown_ms = self._file.info.get("duration")
         self.frame_rate = 1000 / shown_ms if shown_ms else None
+
+    def _num_alike(self) -> int:
+        """Pages up to the first of another size: what follows in a TIFF then are copies in smaller sizes."""
+        num_pages = int(getattr(self._file, "n_frames", 1))
+        if self._file.format != "TIFF":
+            return num_pages
+        size = self._file.size
+        for page in range(1, num_pages):
+            self._file.seek(page)
+            if self._file.size != size:
+                return page
+        return num_pages
 
     def read(self, index: int) -> NDArray[np.uint8]:
         try:
             self._file.seek(index)
             return read_picture(ImageOps.exif_transpose(self._file))
-        except (OSError, EOFError, SyntaxError, ValueError) as error:
+        except _UNREADABLE as error:
             resume_at = index + 1 if index + 1 < self.num_frames else None
             raise BrokenFrameError(str(self._path), index, resume_at, str(error)) from error
 
@@ -319,6 +334,8 @@ class _Stream:
     def size(self) -> tuple[int, ...]:
         """That of the first frame that can be read; all those before it must still be there."""
         while not (readable := [frame for frame in self._last if not isinstance(frame, BrokenFrameError)]):
+            if self.num_frames == 0:
+                raise VideoError(_NO_FRAME)
             if self.num_frames is not None or self._num_read == self._last.maxlen:
                 raise VideoError(f"none of the first {self._num_read} frames can be read; the last: {self._last[-1]}")
             try:
@@ -347,7 +364,7 @@ class _Stream:
         except StopIteration:
             self.num_frames = self._num_read
             if not self._num_read:
-                raise VideoError("the stream has ended without a frame; expected at least one") from None
+                raise VideoError(_NO_FRAME) from None
             raise IndexError(f"the stream has ended after {self._num_read} frames") from None
         number, self._num_read = self._num_read, self._num_read + 1
         try:

@@ -308,7 +308,12 @@ def test_the_shipped_model_takes_clicks_and_follows() -> None:
         assert table[kind]["later"] > 0.5 and table[kind]["later"] > table[kind]["stays"] + 0.1
 
 
-def test_the_best_shift_of_the_object_score_is_found() -> None:
+def test_the_best_shift_is_taken_and_of_equal_ones_the_smallest() -> None:
+    assert measure.best_shift({-1.0: 0.4, 0.0: 0.5, 1.0: 0.6}) == 1.0
+    assert measure.best_shift({-2.0: 0.6, -0.5: 0.6, 1.0: 0.6}) == -0.5
+
+
+def test_shifts_of_the_object_score_are_measured_and_taken_back() -> None:
     model = load_sam3("tiny")
     usual = measure.score_shift_table(model, 1, 4)
     measure.shift_object_score(model, -40.0)  # nothing is visible any more

@@ -7,7 +7,7 @@ attention brings the mask to wherever the same looks are seen. Costs no paramete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,12 +32,11 @@ def telling_directions(level: nn.Module, clips: Sequence[EncodedClip], count: in
     Projected on them, cells of one object differ by about 1, the first directions telling most.
     """
     groups: list[np.ndarray] = []
-    for clip in clips:
-        maps = level(torch.from_numpy(clip.features).float())  # (F, C, h, w)
+    for maps, clip in zip(_maps(level, clips), clips, strict=True):
         cells = F.layer_norm(maps.permute(0, 2, 3, 1), (maps.shape[1],)).numpy()
-        instances = torch.from_numpy(clip.instance_maps)
+        instances, grid = torch.from_numpy(clip.instance_maps), (maps.shape[-2], maps.shape[-1])
         for number in np.unique(clip.instance_maps).tolist():
-            share = F.adaptive_avg_pool2d((instances == number)[:, None].float(), maps.shape[-2:]).squeeze(1)
+            share = F.adaptive_avg_pool2d((instances == number)[:, None].float(), grid).squeeze(1)
             owned = cells[share.numpy() >= _OWNED]
             if len(owned) >= 2:
                 groups.append(owned)
@@ -56,7 +55,8 @@ def start_matching(tracker: Tracker, level: nn.Module, clips: Sequence[EncodedCl
     encoder, width = tracker.memory_encoder, tracker.config.memory_width
     half = width // 2
     directions, mean = telling_directions(level, clips, half)
-    spread = torch.cat([level(torch.from_numpy(clip.features).float()) for clip in clips]).std(1).mean()
+    spread = torch.cat(list(_maps(level, clips))).std(1).mean()
+    directions, mean, spread = (value.to(tracker.no_memory_embed.device) for value in (directions, mean, spread))
     image, mask, out = encoder.image_project, encoder.mask_project, encoder.out
     for convolution in (image, mask, out):
         assert convolution.bias is not None  # they are built with one
@@ -67,7 +67,7 @@ def start_matching(tracker: Tracker, level: nn.Module, clips: Sequence[EncodedCl
     image.bias[:half] = -directions @ mean
     mask.weight[:half] = 0
     out.weight[:half] = 0
-    out.weight[:half, :half, 0, 0] = torch.eye(half)
+    out.weight[:half, :half, 0, 0].fill_diagonal_(1.0)
     out.weight[half:, :half] = 0
     steady = _steady_channels(tracker.memory_attention.head_dim)[:half]
     for layer in tracker.memory_attention.layers:
@@ -85,6 +85,13 @@ def start_matching(tracker: Tracker, level: nn.Module, clips: Sequence[EncodedCl
         attention.q.bias[steady] = -directions @ mean
         attention.k.weight[steady] = 0
         attention.k.weight[steady, torch.arange(half)] = 1.0
+
+
+def _maps(level: nn.Module, clips: Sequence[EncodedClip]) -> Iterator[Tensor]:
+    """The level's maps (F, C, h, w) of each clip, on the CPU."""
+    device = next((parameter.device for parameter in level.parameters()), torch.device("cpu"))
+    for clip in clips:
+        yield level(torch.from_numpy(clip.features).float().to(device)).cpu()
 
 
 def _steady_channels(head_dim: int) -> Tensor:

@@ -6,7 +6,7 @@ Everything is measured on the way that a session goes: hints in the first frame,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -236,6 +236,11 @@ def score_shift_table(model: Sam3, num_clips: int, num_frames: int = 24) -> dict
     return table
 
 
+def best_shift(table: Mapping[float, float]) -> float:
+    """The shift that follows best; of equal ones the smallest."""
+    return max(table, key=lambda shift: (table[shift], -abs(shift)))
+
+
 def validate(model: Sam3) -> dict[str, float]:
     """J&F on six short clips, for the learning curve."""
     table = follow_table(model, 6, 12, HELD_OUT_SEED - 1)
@@ -289,7 +294,7 @@ def pretrain_tracker(
     out.mkdir(parents=True, exist_ok=True)
     model = TrackerRun(out, config, whole, chosen).train(validate)
     shifts = score_shift_table(model, num_shift_clips)
-    shift = max(shifts, key=lambda one: (shifts[one], -abs(one)))
+    shift = best_shift(shifts)
     shift_object_score(model, shift)
     path = out / "model.safetensors"
     metadata = {**image_model.load_report.metadata, "tracker_recipe": json.dumps(asdict(config))}

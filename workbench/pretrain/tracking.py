@@ -80,7 +80,7 @@ class TrackingConfig:
         Stage(steps=1200, windows=4, frames=1, objects=4),
         Stage(steps=600, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
         Stage(
-            steps=1600, windows=2, frames=8, objects=3, learnt=0.6, with_pyramid=True, with_gaps=0.7, with_return=0.8
+            steps=1600, windows=4, frames=8, objects=3, learnt=0.6, with_pyramid=True, with_gaps=0.7, with_return=0.8
         ),
     )
     rate: float = 1.5e-3
@@ -197,7 +197,8 @@ class TrackerRun:
             out / "pool", model.image_encoder, size=config.clips, num_frames=config.clip_frames, seed=config.seed
         )
         self.optimiser = make_optimiser(self.tracker, nn.Identity(), config.rate, config.weight_decay)
-        self.optimiser.add_param_group({"params": list(self.pyramid.parameters()), "scale": _PYRAMID_RATE})
+        pyramid = {"params": list(self.pyramid.parameters()), "scale": _PYRAMID_RATE}
+        self.optimiser.add_param_group({**pyramid, "weight_decay": config.weight_decay})
         self.step = 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 300) -> Sam3:
@@ -273,7 +274,8 @@ class TrackerRun:
         return {**mean_values(parts), "gradient": norm}
 
     def _start_remembering(self) -> None:
-        """From the averaged weights on, objects are found again by their looks."""
+        """From the averaged weights on, objects are found again by their looks. Memory has learnt nothing yet, so the
+        optimiser's moments are those of the other parts, which go on."""
         for part, mean in zip((self.pyramid, self.tracker), self.average, strict=True):
             part.load_state_dict(mean.state_dict())
         clips = [self.pool[index] for index in range(min(_COMPARED_CLIPS, len(self.pool)))]

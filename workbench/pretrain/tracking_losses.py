@@ -25,6 +25,7 @@ FOCAL_WEIGHT = 20.0
 MEMORY_LEARNT = 0.5  # share of the memory of learnt frames
 HIDDEN_WEIGHT = 3.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
 MIN_MEMORY_FRAMES = 3
+BY_QUALITY = 0.8  # share of windows in which memory is chosen as sessions do
 LOGIT_LIMIT = 32.0  # of mask logits that are told again
 
 
@@ -123,7 +124,7 @@ def window_loss(
     is_learnt[0] = True
     corrected = int(rng.integers(num_frames)) if rng.random() < hinting.later_correction else 0
     num_remembered = int(rng.integers(MIN_MEMORY_FRAMES, tracker.config.num_memory_frames + 1))
-    bank = MemoryBank(num_remembered, by_quality=bool(rng.random() < 0.5))
+    bank = MemoryBank(num_remembered, by_quality=bool(rng.random() < BY_QUALITY))
     answers: list[tuple[int, dict[str, Tensor]]] = []
     for time in range(num_frames):
         features, is_hinted = frames[time if len(windows) == 1 else starts + time], time in (0, corrected)

@@ -51,10 +51,11 @@ def draw_window(
         num_frames: of the window.
         max_objects: of the window.
         with_gaps: any frames of a clip, in order: what lies elsewhere all at once must be found by its looks.
-        with_return: only windows in which an object hides and comes back, where such a one is soon found.
+        with_return: only windows of one object that hides and comes back, where such a one is soon found. Alone it
+            settles what is remembered, as frames in which nothing is seen are not.
     """
     for attempt in range(1000):
-        window = _any_window(rng, pool, num_frames, max_objects, with_gaps)
+        window = _any_window(rng, pool, num_frames, 1 if with_return else max_objects, with_gaps)
         if window is not None and (not with_return or attempt >= _ATTEMPTS or _comes_back(window)):
             return window
     raise ValueError(f"none of {len(pool)} clips shows an object of {MIN_FIRST_PX} pixels; make more clips")

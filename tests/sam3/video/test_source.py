@@ -223,9 +223,28 @@ def test_the_pages_of_a_picture_are_frames(tmp_path: Path, frames: list[np.ndarr
         assert [np.array_equal(source.frame(n), frames[n]) for n in (0, 1, 5, 2, 3)] == [True] * 5
     assert open_video(tmp_path / name, frame_rate=2).frame_rate == 2
     content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[:40])
-    with pytest.raises(VideoError, match="cannot be read"):
-        open_video(tmp_path / name).frame(0)
+    for kept in (40, 2 * len(content) // 3):
+        (tmp_path / name).write_bytes(content[:kept])
+        with pytest.raises(VideoError, match="cannot be read|is not readable|broken"):
+            source = open_video(tmp_path / name)
+            for number in range(6):
+                source.frame(number)
+
+
+def test_smaller_copies_in_a_tiff_are_no_frames(tmp_path: Path, frames: list[np.ndarray]) -> None:
+    pages = [Image.fromarray(frames[0]), Image.fromarray(frames[1]), Image.fromarray(frames[0][::2, ::2])]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    source = open_video(tmp_path / "scan.tif")
+    assert source.num_frames == 2 and np.array_equal(source.frame(1), frames[1])
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[2:])
+    assert open_video(tmp_path / "scan.tif").num_frames == 1
+
+
+def test_an_empty_stream_says_so_each_time() -> None:
+    source = open_video(iter([]))
+    for _ in range(2):
+        with pytest.raises(VideoError, match="ended without a frame"):
+            _ = source.size
 
 
 def test_a_second_picture_in_a_jpeg_is_no_frame(tmp_path: Path, frames: list[np.ndarray]) -> None:
