@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from sam3.files import write_text
-from workbench.recipe import Recipe, load_recipe, save_recipe, settings
+from workbench.recipe import LabelledPictures, PictureSource, Recipe, load_recipe, save_recipe, settings
 
 OUTPUTS = (
     "run.json",
@@ -69,11 +70,38 @@ def claim(out: Path, recipe: Recipe, identity: dict[str, Any], resume: bool) -> 
 
 
 def holds_settings_of(out: Path, recipe: Recipe) -> bool:
-    """Whether the folder was filled with these settings, wherever the pictures lay."""
-    if not (out / "run.json").is_file() or not (out / "recipe.yaml").is_file():
+    """Whether the folder was filled with these settings, as far as the recipe in it tells; `claim` also compares what
+    is in the files."""
+    if not (out / "run.json").is_file():
         return False
-    places = {"learn": None, "test": None}
-    return settings(load_recipe(out / "recipe.yaml")) | places == settings(recipe) | places
+    try:
+        kept = load_recipe(out / "recipe.yaml")
+    except ValueError:  # damaged, or of another version
+        return False
+    elsewhere = {"model": None, "learn": None, "test": None}
+    return (
+        settings(kept) | elsewhere == settings(recipe) | elsewhere
+        and _is_same_model(kept.model, recipe.model)
+        and all(_is_same_source(there, here) for there, here in ((kept.learn, recipe.learn), (kept.test, recipe.test)))
+    )
+
+
+def _is_same_model(there: str, here: str) -> bool:
+    """Names as they are; files by where they lie, however that is written."""
+    is_file = "tiny" not in (there, here) and Path(there).exists() and Path(here).exists()
+    return there == here or (is_file and _is_same_place(there, here))
+
+
+def _is_same_source(there: PictureSource, here: PictureSource) -> bool:
+    """Rendered pictures by all their settings; files by where they lie, or by their names where they were moved."""
+    if not isinstance(there, LabelledPictures) or not isinstance(here, LabelledPictures):
+        return there == here
+    places = ((there.annotations, here.annotations), (there.images, here.images))
+    return all(_is_same_place(old, new) or (not old.exists() and old.name == new.name) for old, new in places)
+
+
+def _is_same_place(one: str | Path, other: str | Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _differences(other: dict[str, Any], identity: dict[str, Any], prefix: str = "") -> list[str]:

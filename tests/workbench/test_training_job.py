@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench.adapt import run_recipe
-from workbench.recipe import load_recipe
+from workbench.recipe import LabelledPictures, Recipe, RenderedPictures, load_recipe, save_recipe
 from workbench.run_events import RunEvent, Stopped
 from workbench.training_job import JobSnapshot, TrainingJob, training_turn
 
@@ -170,3 +170,47 @@ def test_a_folder_of_other_settings_does_not_show_as_finished(pristine, alone, t
     end = job.wait(SECONDS)
     assert end.phase == "failed" and "train.steps is 4 there and 6 here" in (end.error or "")
     assert "Choose a new folder" in (end.error or "") and is_same(out, alone[0])
+
+
+def is_finished(recipe: Recipe, out: Path) -> bool:
+    return TrainingJob(recipe, out).snapshot.is_finished
+
+
+def test_a_finished_folder_is_known_however_its_weights_are_written(pristine, alone, monkeypatch):
+    recipe = load_recipe(pristine.recipe)
+    place = Path(recipe.model).resolve()
+    monkeypatch.chdir(place.parent)
+    for written in (str(place), f"./{place.name}", f"../{place.parent.name}/{place.name}"):
+        assert is_finished(recipe.model_copy(update={"model": written}), alone[0]), written
+    assert not is_finished(recipe.model_copy(update={"model": "tiny"}), alone[0])
+    shutil.copyfile(place, other := alone[0].parent / "other.safetensors")
+    assert not is_finished(recipe.model_copy(update={"model": str(other)}), alone[0])
+
+
+def test_other_pictures_are_another_job(pristine, alone, tmp_path):
+    recipe = load_recipe(pristine.recipe)
+    labels, images = Path(recipe.test.annotations), Path(recipe.test.images)
+    twin = LabelledPictures(annotations=labels.parent / ".." / labels.parent.name / labels.name, images=images)
+    assert is_finished(recipe.model_copy(update={"test": twin}), alone[0])
+    for changed in (recipe.learn, LabelledPictures(annotations=tmp_path / "other.json", images=images)):
+        assert not is_finished(recipe.model_copy(update={"test": changed}), alone[0]), changed
+    seeds = [RenderedPictures(rendered="shapes", pictures=12, seed=seed) for seed in range(3)]
+    drawn = recipe.model_copy(update={"learn": seeds[0], "test": seeds[1]})
+    out = tmp_path / "drawn"
+    shutil.copytree(alone[0], out)
+    save_recipe(drawn, out / "recipe.yaml")
+    assert is_finished(drawn, out)
+    assert not is_finished(drawn.model_copy(update={"learn": seeds[2]}), out)
+    assert not is_finished(drawn.model_copy(update={"test": recipe.test}), out)
+    moved = recipe.model_copy(update={"test": LabelledPictures(annotations=tmp_path / labels.name, images=images)})
+    save_recipe(moved, out / "recipe.yaml")  # where its labels lay there is nothing now
+    assert is_finished(recipe, out)
+
+
+@pytest.mark.parametrize("content", ["name: [", "name: mine\nplans: {}\n", None])
+def test_a_folder_whose_recipe_cannot_be_read_is_not_taken_for_ours(pristine, alone, tmp_path, content):
+    shutil.copytree(alone[0], out := tmp_path / "out")
+    (out / "recipe.yaml").unlink()
+    if content is not None:
+        (out / "recipe.yaml").write_text(content, "utf-8")
+    assert TrainingJob(pristine.recipe, out).snapshot.phase == "not started"
