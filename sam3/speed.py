@@ -99,7 +99,7 @@ def compile_model(model: Sam3) -> Sam3:
 def precision_times(width: int = 1024, rows: int = 2048, repeats: int = 3) -> dict[Precision, float]:
     """Seconds that a large linear layer takes on this CPU in fp32, bf16 and int8: which precision pays here.
 
-    Takes about a second. Processors differ: without instructions for bf16 it takes several times as long as fp32, with
+    Takes a few seconds. Processors differ: without instructions for bf16 it takes several times as long as fp32, with
     them half.
 
     Args:

@@ -81,7 +81,12 @@ def _precision() -> list[Finding]:
 
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return []
-    times = precision_times()
+    try:
+        times = precision_times()
+    except RuntimeError as error:  # a PyTorch that was built without int8, for one
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        advice = "use --precision fp32, which runs everywhere; the wheels of pytorch.org have the other formats"
+        return [Finding("precision", "note", f"could not be measured ({reason})", advice)]
     shares = {name: seconds / times["fp32"] for name, seconds in times.items() if name != "fp32"}
     detail = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) + " of the time of fp32, one layer"
     quick = [f"--precision {name}" for name, share in shares.items() if share < 0.8]
