@@ -203,7 +203,8 @@ function mountAnnotator(root, host) {
     refresh();
   };
   // Without a pointer: a box or a click in the middle of what is shown, which the arrows then bring to its place.
-  const place = () => {
+  const place = event => {
+    if (event.repeat) return; // a key that is held places one mark
     const point = gestures.middle(), reach = Math.min(view.width, view.height) / 8;
     const marks = {click: {kind: "click", point}, box: {kind: "box", box: gestures.around(point, reach)}};
     if (!marks[ui.tool]) return false;
