@@ -3,6 +3,7 @@ received, what is allowed, and what to do."""
 
 from __future__ import annotations
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from sam3.pictures import read_picture, shown_size
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _COPY_BYTES = 1 << 20
+_NAME_ERRORS = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+)  # of names that the disk does not take
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,22 @@ def checked_picture(path: str | Path, limits: Limits, name: str | None = None) -
     path = Path(path)
     name = name or path.name
     try:
-        width, height = shown_size(path)
-    except ValueError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise ValueError(
-                f"{name} has far more than the {limits.megapixels:g} megapixels that are allowed. Make it smaller, or "
-                "cut out the part that matters."
-            ) from error
+        with Image.open(path) as opened:
+            width, height = opened.size
+        is_large = width * height > limits.megapixels * 1e6
+        if not is_large:
+            shown_size(path)  # which decodes a PNG, to look for its EXIF tag
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{name} has far more than the {limits.megapixels:g} megapixels that are allowed. Make it smaller, or cut "
+            "out the part that matters."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{name} cannot be read as a picture. Save it anew as PNG or JPEG, and no larger than "
             f"{limits.megapixels:g} megapixels."
         ) from error
-    if width * height > limits.megapixels * 1e6:
+    if is_large:
         raise ValueError(
             f"{name} has {width}x{height} pixels, {width * height / 1e6:.0f} megapixels; {limits.megapixels:g} are "
             "allowed. Make it smaller, or cut out the part that matters."
@@ -83,6 +91,8 @@ def checked_picture(path: str | Path, limits: Limits, name: str | None = None) -
 
 def whole_picture(path: str | Path, limits: Limits, name: str | None = None) -> Path:
     """The path, when it is that of a picture that is not too large and can be read to its last pixel.
+
+    Of a file with several pages only the first is read here, as everywhere in the app; others may be damaged.
 
     Raises:
         ValueError: it is not.
@@ -120,7 +130,9 @@ def unpack(archive: str | Path, into: Path, limits: Limits) -> list[Path]:
                 room -= _copy(opened, member, target, room, name, limits)
                 written.append(target)
     except OSError as error:
-        raise ValueError(f"{name} cannot be unpacked ({error.strerror}). Give its files short, plain names.") from error
+        words = error.strerror or str(error) or type(error).__name__
+        advice = " Give its files short, plain names." if error.errno in _NAME_ERRORS else " Try again later."
+        raise ValueError(f"{name} cannot be unpacked ({words}).{advice}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(f"{name} cannot be unpacked ({error}); expected a zip archive without password.") from error
     if not written:

@@ -3,9 +3,13 @@ words; nothing is lost, and the server lives."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from apps.limits import Limits, unpack
 from apps.page import build_app, launch
 
 QUICK = "train.images=1\ntrain.phrases=1\ntrain.views=1\nguard.scenes=0\nguard.replay=0"
@@ -66,6 +71,17 @@ def picture(path: Path, side: int = 64) -> Path:
     return path
 
 
+def header_only(path: Path, side: int) -> Path:
+    """A PNG that says how large it is and holds next to nothing of it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))  # black and white
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b""))
+    return path
+
+
 def archive(path: Path, **files: bytes | str) -> Path:
     """A zip of the files, in whose names `__` stands for a dot."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
@@ -94,8 +110,7 @@ def test_a_picture_that_ends_too_early_is_refused_before_anybody_labels_it(enter
 
 @pytest.mark.parametrize(("side", "words"), [(10_000, "100 megapixels; 40 are allowed"), (20_000, "far more than")])
 def test_huge_pictures_are_refused_by_their_headers_in_every_tab(enter, tmp_path, side, words):
-    visitor, large = enter("huge-pictures-01"), tmp_path / "riesig.png"
-    Image.new("1", (side, side)).save(large)
+    visitor, large = enter("huge-pictures-01"), header_only(tmp_path / "riesig.png", side)
     start = time.monotonic()
     assert words in visitor.refused("label_upload", [handle_file(str(large))], 0)
     assert words in visitor.refused("segment", "tiny", handle_file(str(large)), "star", "", 0.5)
@@ -129,6 +144,27 @@ def test_archives_with_damage_or_impossible_names_are_refused_in_words(enter, tm
     ):
         assert words in visitor.refused("label_upload", [handle_file(str(file))], 0), file
     assert visitor.pictures() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), r"\(No space left on device\)\. Try again later\."),
+        (OSError("the disk is gone"), r"\(the disk is gone\)\. Try"),
+        (OSError(), r"\(OSError\)\. Try"),
+        (OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)), r"byte sequence|multibyte.*short, plain names"),
+    ],
+)
+def test_names_are_blamed_only_where_they_are_to_blame(monkeypatch, tmp_path, error, words):
+    file = archive(tmp_path / "full.zip", a__png=b"content")
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("apps.limits._copy", fail)
+    with pytest.raises(ValueError, match=words) as caught:
+        unpack(file, tmp_path / "out", Limits())
+    assert ("plain names" in str(caught.value)) == (error.errno == errno.EILSEQ) and "None" not in str(caught.value)
 
 
 def test_a_wrong_coco_file_says_which_archive_what_is_wrong_and_what_to_do(enter, tmp_path):
