@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Choice, Desk, bring_into_view, phrases_in
-from apps.lent_gpu import RUN, on_gpu
+from apps.lent_gpu import IS_LENT, RUN, on_gpu
 from apps.refusals import spoken
 from apps.state import Workspace
 from workbench.adapters import PLANS, Plan, PlanName
@@ -275,6 +275,7 @@ def in_html(shot: JobSnapshot) -> str:
     """A run in words, with a bar."""
     share = 100 * shot.step / max(shot.steps, 1)
     left = "" if shot.seconds_left is None else f", about {_time(shot.seconds_left)} left in the training"
+    closing = "" if IS_LENT else " This page may be closed meanwhile; the training goes on."  # a GPU is lent to a page
     words = {
         "waiting for its turn": "Waiting: another training runs on this machine; this one starts by itself.",
         "stopping": "Stopping after the step or picture it is at…",
@@ -282,7 +283,7 @@ def in_html(shot: JobSnapshot) -> str:
         "not started": "Not started: press <b>Resume</b>.",
         "failed": f"<b>It failed:</b> {_escaped(shot.error or '')}",
         "finished": "Finished. The tab <b>Compare</b> shows before and after.",
-    }.get(shot.phase, f"{shot.phase.capitalize()}… This page may be closed meanwhile; the training goes on.")
+    }.get(shot.phase, f"{shot.phase.capitalize()}…{closing}")
     return (
         f"<p><b>{_escaped(shot.out.name)}</b>: {words}</p>"
         f"<div class='sw-bar'><div style='width:{share:.0f}%'></div></div>"

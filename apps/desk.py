@@ -88,7 +88,7 @@ def saves_file(button: gr.Button, make: Callable[..., str], inputs: Sequence[Any
 
 
 def bring_into_view(selector: str) -> str:
-    """JavaScript that scrolls, on a narrow screen, to a result that lies below what asked for it."""
+    """JavaScript that scrolls to a result where it is out of sight, as below the button on a narrow screen."""
     return (
         f"() => {{ document.querySelector('{selector}')?.scrollIntoView({{block: 'nearest', behavior: 'smooth'}}); }}"
     )

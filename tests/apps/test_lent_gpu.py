@@ -146,3 +146,14 @@ def test_a_training_goes_in_parts_and_its_adapter_answers(visitor):
     *_, words = visitor("segment", "tiny + coins", handle_file(str(picture)), "coin", "", 0.5)
     assert "tiny + coins" in words
     assert "on 3 pictures not learnt from" in visitor("compare_show", "coins")[1]
+
+
+@pytest.mark.parametrize("is_lent", [False, True])
+def test_nobody_is_told_to_close_a_page_to_which_a_gpu_is_lent(monkeypatch, tmp_path, is_lent):
+    from apps import adapt
+    from workbench.training_job import JobSnapshot
+
+    monkeypatch.setattr(adapt, "IS_LENT", is_lent)
+    shot = JobSnapshot("adapting", 3, 9, (), (), None, True, False, None, tmp_path / "mine")
+    words = adapt.in_html(shot)
+    assert "Adapting…" in words and ("may be closed" in words) != is_lent
