@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Ask = Literal["similar", "outline"]
 SIDECAR = "marks.json"
+_LOCKS: weakref.WeakValueDictionary[Path, Any] = weakref.WeakValueDictionary()  # by file, which sessions may share
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class AnnotationSession:
             sizes = {image_id: shown_size(file) for image_id, file in zip(self.images, files, strict=True)}
             fresh = Annotation((), tuple(PictureMarks(image_id, *size) for image_id, size in sizes.items()))
         self.request: Request | None = None
-        self._changes = threading.RLock()  # a page sends marks while a model answers
+        self._changes = _lock_of(self.path)  # a page sends marks while a model answers
         self._annotation = fresh.with_phrases(phrases)
         if self.path is not None and self.path.exists():
             self._annotation = _continued(load_annotation(self.path), self._annotation, self.path)
@@ -145,13 +147,27 @@ class AnnotationSession:
         received = Annotation.from_json(value)
         with self._changes:
             _check_pictures(received, self._annotation)
-            current = self._annotation
-            if self.path is not None and self.path.exists():
-                current = merged(current, _continued(load_annotation(self.path), current, self.path))
-            self._annotation = merged(current, received)
+            self._annotation = merged(self._newest(), received)
             self.save()
             _check_taken(received, self._annotation)
             return self._annotation
+
+    def change(self, edit: Callable[[Annotation], Annotation]) -> None:
+        """Sets what `edit` makes of the marks; what is newer on disk is among them, and nothing comes in between.
+
+        Raises:
+            ValueError: as on setting `annotation`.
+            OSError: the file cannot be read or written.
+        """
+        with self._changes:
+            self._annotation = self._newest()
+            self.annotation = edit(self._annotation)
+
+    def _newest(self) -> Annotation:
+        """The marks with those that another session wrote to the file since."""
+        if self.path is None or not self.path.exists():
+            return self._annotation
+        return merged(self._annotation, _continued(load_annotation(self.path), self._annotation, self.path))
 
     def receive_request(self, value: Any) -> Request:
         """Takes a request that an interface sent.
@@ -168,7 +184,7 @@ class AnnotationSession:
     def propose(self, image_id: str, phrase: str, prediction: Prediction, of: int | None = None) -> None:
         """Offers a model's answer for judging; see `with_proposals`. Marks that a person makes meanwhile stay."""
         with self._changes:
-            self._annotation = with_proposals(self._annotation, image_id, phrase, prediction, of)
+            self._annotation = with_proposals(self._newest(), image_id, phrase, prediction, of)
             self.save()
 
     def examples(self, name: str = "annotated") -> ExampleSet:
@@ -202,6 +218,11 @@ class AnnotationSession:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=90)
         return buffer.getvalue()
+
+
+def _lock_of(path: Path | None) -> Any:
+    """The lock of a file, the same for all sessions that keep their marks there."""
+    return threading.RLock() if path is None else _LOCKS.setdefault(path.resolve(), threading.RLock())
 
 
 def _ids_of(files: Sequence[Path]) -> list[str]:

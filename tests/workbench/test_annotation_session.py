@@ -130,6 +130,22 @@ def test_what_python_sets_is_newer_than_what_a_page_has_sent(folder: Path) -> No
         annotator.annotation = Annotation(("coin",))
 
 
+def test_sessions_of_one_file_keep_what_each_other_wrote(folder: Path) -> None:
+    """Another session may have written since: a change from Python and proposals go on from what is on disk."""
+    first, second = (AnnotationSession(folder, ["coin"]) for _ in range(2))
+    first.receive(sent(first))
+    second.change(lambda marks: marks.with_phrases(["key"]))
+    assert second.annotation.phrases == ("coin", "key") and second.annotation.picture("a.png").pair("coin").marks
+    first.receive(sent(first, "b.jpg"))
+    mask = np.zeros((1, 30, 40), bool)
+    mask[0, 20:28, 20:38] = True
+    second.propose(
+        "a.png", "coin", Prediction("coin", np.zeros((1, 4), np.float32), mask, np.ones(1, np.float32), 0.9, (30, 40))
+    )
+    kept = load_annotation(folder / "marks.json")
+    assert len(kept.picture("b.jpg").pair("coin").marks) == 1 and len(kept.picture("a.png").pair("coin").marks) == 2
+
+
 def test_labelled_sets_are_shown_with_their_labels() -> None:
     image = np.zeros((30, 40, 3), np.uint8)
     mask = np.zeros((1, 30, 40), bool)
