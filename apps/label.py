@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,16 @@ import gradio as gr
 
 from apps.annotator import Annotator
 from apps.desk import LIGHT_QUEUE, MODEL_QUEUE, Desk, saves_file
+from apps.label_files import Labelled, add, take_files, write_labels
 from apps.lent_gpu import on_gpu
-from apps.limits import PICTURE_SUFFIXES, checked_picture, unpack
 from apps.refusals import spoken
 from apps.state import Workspace
 from sam3.predictor import Prediction
 from workbench.annotation import Annotation
 from workbench.annotation_answers import Question, propose_answer
-from workbench.annotation_labels import annotation_of, examples_of
+from workbench.annotation_labels import examples_of
 from workbench.annotation_session import AnnotationSession, Request
-from workbench.examples import ExampleSet, phrase_key
-from workbench.formats import examples_to_coco
-from workbench.formats.reading import Finding, Reading
-from workbench.formats.sources import read_labels
+from workbench.examples import ExampleSet
 from workbench.report_style import counted
 
 EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "data" / "coins"
@@ -97,14 +92,14 @@ def build(desk: Desk) -> None:
         if not files:
             raise ValueError("no file was chosen; expected pictures, or a zip of pictures.")
         with tempfile.TemporaryDirectory() as scratch:
-            note = _brought(workspace, [Path(file) for file in files], Path(scratch))
+            note = take_files(workspace, [Path(file) for file in files], Path(scratch))
         return f"{note} {summary(workspace)}", count + 1
 
     @spoken
     def take_example(user: str, count: float) -> tuple[str, float]:
         """Ten pictures of coins with their labels, and three to measure on."""
         workspace = desk.of(user)
-        _added(workspace, [], [_example_set()])
+        add(workspace, [], [Labelled.of(_example_set())])
         return summary(workspace), count + 1
 
     @spoken
@@ -116,7 +111,7 @@ def build(desk: Desk) -> None:
             raise ValueError("there are no pictures yet; add some first.")
         if not found:
             raise ValueError("no phrase was given; expected short noun phrases such as `coin, key`.")
-        session.annotation = session.annotation.with_phrases(found)
+        session.change(lambda annotation: annotation.with_phrases(found))
         return summary(workspace)
 
     @spoken
@@ -146,14 +141,20 @@ def build(desk: Desk) -> None:
 
     @spoken
     def labels(user: str) -> str:
-        """A zip of the pictures with all that was answered about them as a COCO file; `Add pictures` takes it again."""
+        """A zip of the pictures with all marks, and what was answered as a COCO file; `Add pictures` takes it again."""
         workspace = desk.of(user)
         session = workspace.session()
         if session is None:
             raise ValueError("there is nothing to download yet; add pictures first.")
-        with tempfile.TemporaryDirectory() as scratch:
-            examples_to_coco(session.examples(), Path(scratch) / "labels.json", images=Path(scratch) / "images")
-            return shutil.make_archive(str(workspace.folder / "exports" / "labels"), "zip", scratch)
+        target = workspace.folder / "exports" / "labels.zip"
+        if num_inside := write_labels(session, target, desk.limits):
+            size, most = target.stat().st_size / (1 << 20), desk.limits.file_mb
+            gr.Info(
+                f"{target.name} is {size:.0f} MB, and Add pictures takes files up to {most} MB. So it holds "
+                f"{num_inside} smaller zips: to bring them back, unpack it and add those.",
+                duration=30,
+            )
+        return str(target)
 
     @spoken
     def remove(user: str, count: float) -> tuple[str, float]:
@@ -203,65 +204,6 @@ def in_words(examples: ExampleSet) -> str:
         )
     enough = "That is enough for *Adapt*." if len(known) >= 10 else "That is enough to try *Adapt*; ten are better."
     return f"{text}{enough} Pictures without the object teach it to say no."
-
-
-def _brought(workspace: Workspace, files: list[Path], scratch: Path) -> str:
-    """Takes the files, all or none; a zip with a COCO file brings its labels along."""
-    plain = [(path.name, path) for path in files if path.suffix.lower() != ".zip"]
-    labelled: list[ExampleSet] = []
-    findings: list[Finding] = []
-    for number, archive in enumerate(path for path in files if path.suffix.lower() == ".zip"):
-        folder = scratch / str(number) / archive.name
-        written = unpack(archive, folder, workspace.limits)
-        pictures = [path for path in written if path.suffix.lower() in PICTURE_SUFFIXES]
-        if len(pictures) == len(written):
-            plain += [(path.name, path) for path in written]
-            continue
-        for path in pictures:
-            checked_picture(path, workspace.limits)
-        reading = _labels_in(folder)
-        labelled += reading.sets
-        findings += reading.findings
-    strange = [name for name, _ in plain if Path(name).suffix.lower() not in PICTURE_SUFFIXES]
-    if strange:
-        raise ValueError(f"{strange[0]} is no picture; expected PNG, JPEG, WebP, BMP or TIFF files, or a zip of them.")
-    added = _added(workspace, plain, labelled)
-    text = f"{counted(added, 'picture')} {'was' if added == 1 else 'were'} added."
-    if findings:
-        kinds = ", ".join(dict.fromkeys(finding.kind for finding in findings))
-        text += f" Look at the labels: {kinds} ({counted(len(findings), 'finding')}); the first: {findings[0]}"
-    return text
-
-
-def _labels_in(folder: Path) -> Reading:
-    """The labels of an unpacked archive, also where one folder lies around everything."""
-    inner = folder
-    while len(inside := list(inner.iterdir())) == 1 and inside[0].is_dir():
-        inner = inside[0]
-    try:
-        return read_labels(inner, "coco")
-    except ValueError as error:
-        words = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)
-        raise ValueError(
-            f"{words} Or take the JSON files out of {folder.name}; its pictures then come without labels."
-        ) from error
-
-
-def _added(workspace: Workspace, plain: list[tuple[str, Path]], labelled: list[ExampleSet]) -> int:
-    """Adds pictures, and labelled pictures with their labels; gives their number."""
-    named = [(example.image_id, Path(example.image)) for part in labelled for example in part]  # type: ignore[arg-type]
-    with workspace.lock:
-        names = workspace.add_pictures([*plain, *named])
-        session = workspace.session()
-        if session is not None and labelled:
-            annotation = session.annotation.with_phrases([phrase for part in labelled for phrase in part.phrases])
-            spelling = {phrase_key(phrase): phrase for phrase in annotation.phrases}
-            pictures = [picture for part in labelled for picture in annotation_of(part).pictures]
-            for name, picture in zip(names[len(plain) :], pictures, strict=True):
-                pairs = {spelling[phrase_key(phrase)]: pair for phrase, pair in picture.pairs.items()}
-                annotation = annotation.with_picture(replace(annotation.picture(name), pairs=pairs))
-            session.annotation = annotation
-    return len(names)
 
 
 def _example_set() -> ExampleSet:

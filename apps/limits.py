@@ -135,6 +135,8 @@ def unpack(archive: str | Path, into: Path, limits: Limits) -> list[Path]:
         raise ValueError(f"{name} cannot be unpacked ({words}).{advice}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(f"{name} cannot be unpacked ({error}); expected a zip archive without password.") from error
+    if not written and any(member.filename.lower().endswith(".zip") for member in members):
+        raise ValueError(f"{name} holds other zips. Unpack it, and add those.")
     if not written:
         raise ValueError(f"{name} holds no picture; expected PNG, JPEG, WebP, BMP or TIFF files.")
     return written

@@ -49,6 +49,28 @@ def _pair_of(concept: Concept) -> PairMarks:
     return PairMarks("present", True, tuple(marks))
 
 
+def with_marks_of(labels: Annotation, marks: Annotation) -> Annotation:
+    """`labels` with what `marks` knows about the same pictures in their place, also what is no label: marks that are
+    not ticked, clicks, proposals, and the cost.
+
+    Raises:
+        ValueError: a picture has another size.
+    """
+    phrases = labels.with_phrases(marks.phrases).phrases
+    spelling, known = {phrase_key(phrase): phrase for phrase in phrases}, {p.image_id: p for p in marks.pictures}
+    pictures = []
+    for picture in labels.pictures:
+        other = known.get(picture.image_id, picture)
+        if (other.width, other.height) != (picture.width, picture.height):
+            raise ValueError(
+                f"image {picture.image_id!r} was marked at {other.width}x{other.height}, but is "
+                f"{picture.width}x{picture.height} (width x height). Restore the picture."
+            )
+        pairs = {spelling[phrase_key(phrase)]: pair for phrase, pair in (*picture.pairs.items(), *other.pairs.items())}
+        pictures.append(replace(picture, pairs=pairs, num_clicks=other.num_clicks, seconds=other.seconds))
+    return Annotation(phrases, tuple(pictures))
+
+
 def examples_of(annotation: Annotation, images: Mapping[str, Path | np.ndarray], name: str = "annotated") -> ExampleSet:
     """The labels that the marks amount to.
 

@@ -190,6 +190,130 @@ def test_a_wrong_coco_file_is_refused_in_words_and_a_right_one_brings_its_labels
     assert first["pairs"] == second["pairs"] and {first["id"], second["id"]} == {"a.png", "a-2.png"}
 
 
+def marked(visitor: Visitor, **pairs: Any) -> dict[str, Any]:
+    """Gives every picture these pairs."""
+    content = visitor("label_marks")
+    for entry in content["pictures"]:
+        entry |= {"pairs": pairs, "revision": entry["revision"] + 1, "clicks": 7, "seconds": 3.5}
+    visitor("label_set", {**content, "phrases": [*dict.fromkeys([*content["phrases"], *pairs, "never marked"])]})
+    return dict(visitor("label_marks"))
+
+
+BOX = {"id": 1, "kind": "box", "positive": True, "status": "kept", "source": "person", "box": [4, 4, 14, 14]}
+PAIRS = {
+    "coin": {"state": "present", "exhaustive": True, "marks": [BOX, {**BOX, "id": 2, "positive": False}]},
+    "key": {
+        "state": "present",
+        "exhaustive": False,  # not ticked: no label, but work all the same
+        "marks": [
+            BOX,
+            {"id": 2, "kind": "click", "positive": False, "status": "kept", "source": "person", "point": [30, 30]},
+            {**BOX, "id": 3, "status": "rejected", "source": "model", "score": 0.5},
+        ],
+    },
+    "star": {"state": "absent", "exhaustive": False, "marks": []},
+}
+
+
+def test_what_is_not_ticked_leaves_with_the_labels_and_comes_back(enter, tmp_path):
+    one, other = enter("marks-leave-0001"), enter("marks-arrive-0001")
+    bring(one, picture(tmp_path / "a.png"))
+    sent = marked(one, **PAIRS)
+    assert sent["pictures"][0]["pairs"] == PAIRS
+    archive = Path(one("label_download"))
+    with zipfile.ZipFile(archive) as opened:
+        assert sorted(opened.namelist())[-2:] == ["labels.json", "marks.json"]
+    assert bring(other, archive).startswith("1 picture was added.")
+    here = other("label_marks")
+    assert here["phrases"] == sent["phrases"] and here["pictures"][0]["pairs"] == PAIRS
+    assert (here["pictures"][0]["clicks"], here["pictures"][0]["seconds"]) == (7, 3.5)
+
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(tmp_path / "spoilt.zip", "w") as spoilt:
+        for name in opened.namelist():
+            content = opened.read(name)
+            spoilt.writestr(name, content.replace(b'"width": 40', b'"width": 41') if name == "marks.json" else content)
+    assert "41x40" in other.refused("label_upload", [handle_file(str(tmp_path / "spoilt.zip"))], 0)
+
+
+def test_a_coco_file_may_be_called_as_the_marks_are(enter, tmp_path):
+    visitor, content = enter("coco-named-marks"), {"categories": [{"id": 1, "name": "coin"}], "annotations": []}
+    content["images"] = [{"id": 1, "file_name": "a.png", "width": 40, "height": 40}]
+    with zipfile.ZipFile(tmp_path / "named.zip", "w") as archive:
+        archive.write(picture(tmp_path / "a.png"), "images/a.png")
+        archive.writestr("marks.json", json.dumps(content))
+    bring(visitor, tmp_path / "named.zip")
+    assert visitor("label_marks")["pictures"][0]["pairs"]["coin"]["state"] == "absent"
+
+
+def test_labels_that_are_too_large_to_come_back_leave_in_parts_that_can(tmp_path):
+    from apps.label_files import take_files, write_labels
+    from apps.state import Workspace
+
+    limits = Limits(file_mb=1)
+    one, other = Workspace(tmp_path / "one", limits), Workspace(tmp_path / "other", limits)
+    one.add_pictures([(f"{number}.png", picture(tmp_path / "large.png", 400)) for number in range(4)])  # 480 kB each
+    session = one.session()
+    session.change(lambda marks: marks.with_phrases(["coin"]))
+    num_parts = write_labels(session, target := tmp_path / "labels.zip", limits)
+    with pytest.raises(ValueError, match="holds other zips. Unpack it"):
+        take_files(other, [target], tmp_path / "scratch")
+    with zipfile.ZipFile(target) as opened:
+        opened.extractall(tmp_path / "parts")
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert len(parts) == num_parts == 2 and all(part.stat().st_size <= 1 << 20 for part in parts)
+    assert "4 pictures were added" in take_files(other, parts, tmp_path / "scratch-2")
+    assert other.session().annotation.phrases == ("coin",)
+    assert write_labels(session, target, Limits()) == 0  # together they are small enough here
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_second_press_never_meets_half_of_a_zip(enter, tmp_path):
+    """Presses at the same time: each file that is handed out is whole."""
+    visitor = enter("two-presses-0001")
+    bring(visitor, *(picture(tmp_path / f"{number}.png", 300) for number in range(4)))
+    found: list[list[str]] = []
+
+    def press() -> None:
+        with zipfile.ZipFile(visitor("label_download")) as opened:
+            assert opened.testzip() is None
+            found.append(opened.namelist())
+
+    threads = [threading.Thread(target=press) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert len(found) == 6 and all(len(names) >= 6 for names in found)
+
+
+def test_marks_that_are_drawn_while_files_come_in_are_kept(tmp_path, monkeypatch):
+    """A page that was open before the upload sends a mark just before the labels that came in are taken."""
+    from apps import label_files
+    from apps.state import Workspace
+    from workbench.annotation_session import AnnotationSession
+
+    workspace = Workspace(tmp_path / "visitor", LIMITS)
+    workspace.add_pictures([("a.png", picture(tmp_path / "a.png"))])
+    page = workspace.session()
+    content = {"images": [{"id": 1, "file_name": "b.png", "width": 40, "height": 40}], "annotations": []}
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w") as archive:
+        archive.write(picture(tmp_path / "b.png"), "images/b.png")
+        archive.writestr("labels.json", json.dumps({**content, "categories": [{"id": 1, "name": "coin"}]}))
+
+    def changed(session: AnnotationSession, edit: Any) -> None:
+        sent = page.annotation.to_json()
+        sent["pictures"][0] |= {"pairs": {"key": PAIRS["key"]}, "revision": 1}
+        page.receive({**sent, "phrases": ["key"]})
+        real(session, edit)
+
+    real = AnnotationSession.change
+    monkeypatch.setattr(AnnotationSession, "change", changed)
+    label_files.take_files(workspace, [tmp_path / "labels.zip"], tmp_path / "scratch")
+    a, b = AnnotationSession(workspace.pictures).annotation.pictures
+    assert len(a.pair("key").marks) == 3 and b.pair("coin").state == "absent"
+    assert workspace.session().annotation.picture("a.png") == a
+
+
 def test_visitors_see_their_own_marks_only_and_proposals_arrive(enter, scene, tmp_path):
     one, other = enter("visitor-one-0001"), enter("visitor-two-0001")
     bring(one, Path(scene[0]))
