@@ -183,13 +183,14 @@ def build(desk: Desk) -> None:
         workspace = desk.of(user)
         names = workspace.run_names()
         run_name = run_name if run_name in names else None
-        job = workspace.job(run_name)
-        if job is None:
-            return gr.skip(), before, gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        shot, now = job.snapshot, ""
-        now = f"{shot.out.name} {shot.phase} {shot.step} {shot.is_running} {len(names)}"
+        job, current = workspace.job(run_name), workspace.job()
+        if job is None or current is None:
+            return _unchanged(before)
+        is_free = not current.snapshot.is_running
+        shot = job.snapshot
+        now = f"{shot.out.name} {shot.phase} {shot.step} {shot.is_running} {len(names)} {'free' if is_free else 'busy'}"
         if now == before:
-            return gr.skip(), before, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return _unchanged(before)
         return (
             gr.update(choices=names, value=shot.out.name),
             now,
@@ -197,6 +198,7 @@ def build(desk: Desk) -> None:
             drawn(shot),
             gr.update(interactive=shot.is_running and shot.phase != "stopping"),
             gr.update(interactive=not shot.is_running and not shot.is_finished),
+            gr.update(interactive=is_free),
         )
 
     @spoken
@@ -222,13 +224,13 @@ def build(desk: Desk) -> None:
     def tick(user: str, run_name: str | None, before: str | None, count: float) -> tuple[Any, ...]:
         """Every second; tells the other tabs when a run has ended."""
         if not user:
-            return (*[gr.skip()] * 6, gr.skip())
+            return (*_unchanged(gr.skip()), gr.skip())
         was_running = " True " in (before or "")
         result = look(user, run_name, before)
         has_ended = was_running and " False " in (result[1] or "")
         return (*result, count + 1 if has_ended else gr.skip())
 
-    shown = [run, seen, status, curve, stop, resume]
+    shown = [run, seen, status, curve, stop, resume, start]
     settings = [desk.user, desk.model, source, name, plan, steps, measured, absent, more]
     light: dict[str, Any] = {"show_progress": "hidden", **LIGHT_QUEUE}
     suggest.click(
@@ -264,6 +266,11 @@ def build(desk: Desk) -> None:
     )
     plan.change(lambda key: gr.update(info=PLANS[key].summary), plan, plan, api_visibility="private", **light)
     gr.api(told, api_name="adapt_status", **LIGHT_QUEUE)
+
+
+def _unchanged(before: Any) -> tuple[Any, ...]:
+    """What `look` gives where nothing has changed."""
+    return (gr.skip(), before, *[gr.skip()] * 5)
 
 
 def recipe_names() -> list[str]:

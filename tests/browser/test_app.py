@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from PIL import Image
 
 WAIT_MS = 300_000  # a busy machine may need them, a failure never does
 SIDE = 120
-STEPS = 100  # enough that Stop comes before the last one
+STEPS = 12
+HELD = 5  # the step at which the training waits until Stop was pressed, however slow the machine is
 QUICK = "train.images=1\ntrain.phrases=1\ntrain.views=1\nguard.scenes=0\nguard.replay=0"
 
 
@@ -100,8 +102,31 @@ def until(wanted: Callable[[], Any], page: Any) -> Any:
     return answer
 
 
+@pytest.fixture()
+def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Trainings of the server stay before the step `HELD` until this is set."""
+    from workbench.adapt import run_recipe
+    from workbench.run_events import RunEvent
+
+    event = threading.Event()
+
+    def run(recipe: Any, out: Path, *, on_event: Callable[[RunEvent], None], **options: Any) -> None:
+        def hear(told: RunEvent) -> None:
+            if told.line is not None and told.line["step"] == HELD:
+                event.wait(WAIT_MS / 1000)
+            on_event(told)
+
+        run_recipe(recipe, out, on_event=hear, **options)
+
+    monkeypatch.setattr("apps.adapt.RUN", run)
+    yield event
+    event.set()
+
+
 @pytest.mark.browser
-def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, Path], drawn: list[str]) -> None:
+def test_a_visitor_labels_trains_and_compares(
+    browser: Any, address: tuple[str, Path], drawn: list[str], release: threading.Event
+) -> None:
     from workbench.annotation import load_annotation
 
     visit = Visit(browser, address[0], 1280, 800)
@@ -143,13 +168,19 @@ def test_a_visitor_labels_trains_and_compares(browser: Any, address: tuple[str, 
     visit.press("Start")
     page.wait_for_function(f"Number(/step (\\d+) of {STEPS}/.exec(document.body.innerText)?.[1]) >= 2")
     visit.text("This page may be closed meanwhile")
+    start = 'button:text-is("Start"):visible'
+    page.wait_for_selector(f"{start}:disabled")  # one training of a visitor at a time
     page.close()
     visit.open()
     page = visit.page
     visit.tab("Adapt")
     page.wait_for_function(f"Number(/step (\\d+) of {STEPS}/.exec(document.body.innerText)?.[1]) >= 3")
+    page.wait_for_selector(f"{start}:disabled")
     visit.press("Stop")
-    visit.text("Stopped at step")
+    visit.text("Stopping after the step")
+    release.set()
+    visit.text(f"Stopped at step {HELD}")
+    page.wait_for_selector(f"{start}:enabled")
     page.reload()
     page.get_by_role("button", name="Find", exact=True).wait_for()
     visit.tab("Adapt")
