@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from apps.limits import PICTURE_SUFFIXES, Limits, checked_picture, unpack
+from apps.limits import PICTURE_SUFFIXES, Limits, checked_picture, has_pages, unpack
 from apps.state import Workspace
 from sam3.files import write_atomically
 from workbench.annotation import FORMAT, Annotation, load_annotation, save_annotation
@@ -63,6 +63,8 @@ def take_files(workspace: Workspace, files: list[Path], scratch: Path) -> str:
         raise ValueError(f"{strange[0]} is no picture; expected PNG, JPEG, WebP, BMP or TIFF files, or a zip of them.")
     added = add(workspace, plain, labelled)
     text = f"{counted(added, 'picture')} {'was' if added == 1 else 'were'} added."
+    if cut := [name for name, path in plain if has_pages(path)]:
+        text += f" Only the first page was taken of {', '.join(cut[:3])}{' and others' if len(cut) > 3 else ''}."
     if findings:
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in findings))
         text += f" Look at the labels: {kinds} ({counted(len(findings), 'finding')}); the first: {findings[0]}"

@@ -105,6 +105,12 @@ def whole_picture(path: str | Path, limits: Limits, name: str | None = None) -> 
     return path
 
 
+def has_pages(path: str | Path) -> bool:
+    """Whether a picture file that can be read holds more pages than the first one, which alone counts."""
+    with Image.open(path) as opened:
+        return bool(getattr(opened, "is_animated", False))
+
+
 def unpack(archive: str | Path, into: Path, limits: Limits) -> list[Path]:
     """Writes the pictures and JSON files of a zip archive into a folder, and gives them.
 

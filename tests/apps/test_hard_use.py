@@ -108,6 +108,13 @@ def test_a_picture_that_ends_too_early_is_refused_before_anybody_labels_it(enter
     assert visitor.pictures() == ["ganz.jpg"]
 
 
+def test_of_a_picture_with_pages_the_first_is_taken_and_that_is_said(enter, tmp_path):
+    visitor, pages = enter("many-pages-00001"), [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "zwei.tif", save_all=True, append_images=pages[1:])
+    words = visitor.bring(tmp_path / "zwei.tif", picture(tmp_path / "a.png"))
+    assert "2 pictures were added. Only the first page was taken of zwei.tif." in words
+
+
 @pytest.mark.parametrize(("side", "words"), [(10_000, "100 megapixels; 40 are allowed"), (20_000, "far more than")])
 def test_huge_pictures_are_refused_by_their_headers_in_every_tab(enter, tmp_path, side, words):
     visitor, large = enter("huge-pictures-01"), header_only(tmp_path / "riesig.png", side)
