@@ -120,6 +120,20 @@ def test_marks_made_while_python_was_busy_stay_and_proposals_join_them() -> None
 
 
 @needs_node
+def test_a_phrase_that_was_added_while_python_was_busy_stays_until_python_knew_it() -> None:
+    found = stored(
+        """const old = copyOf(store.value);
+        store.addPhrase("star"); store.addPhrase("ring"); store.removePhrase("ring");
+        store.adopt(old);
+        const kept = copyOf(store.value.phrases), sent = copyOf(store.value);
+        store.adopt(sent);
+        store.adopt(old);
+        return [kept, store.value.phrases];"""
+    )
+    assert found == [["coin", "star"], ["coin"]]
+
+
+@needs_node
 def test_a_value_that_is_as_new_is_taken_as_it_is() -> None:
     code = """add(1);
     const theirs = copyOf(store.value);

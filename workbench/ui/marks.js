@@ -12,6 +12,7 @@ const copyOf = value => JSON.parse(JSON.stringify(value));
 
 function createStore(initial, onCommit) {
   let value = copyOf(initial);
+  const added = new Set(); // phrases that Python has not been heard to know
   let done = [], undone = [], spent = {clicks: 0, seconds: 0}, last = null;
 
   const picture = id => value.pictures.find(entry => entry.id === id);
@@ -98,7 +99,9 @@ function createStore(initial, onCommit) {
       return mine;
     });
     const mentioned = next.pictures.flatMap(entry => Object.keys(entry.pairs));
-    next.phrases = [...new Set([...next.phrases, ...mentioned])];
+    next.phrases.forEach(phrase => added.delete(phrase));
+    if (added.size) isNewer = true;
+    next.phrases = [...new Set([...next.phrases, ...mentioned, ...added])];
     value = next;
     if (isNewer) onCommit(copyOf(value));
   }
@@ -108,6 +111,7 @@ function createStore(initial, onCommit) {
     const known = value.phrases.find(other => keyOf(other) === keyOf(phrase));
     if (!phrase || known) return known ?? null;
     value.phrases.push(phrase);
+    added.add(phrase);
     onCommit(copyOf(value));
     return phrase;
   }
@@ -118,6 +122,7 @@ function createStore(initial, onCommit) {
     const count = value.pictures.filter(entry => isKnown(entry.pairs[phrase])).length;
     if (count) return count;
     value.phrases = value.phrases.filter(other => other !== phrase);
+    added.delete(phrase);
     value.pictures.forEach(entry => { delete entry.pairs[phrase]; });
     onCommit(copyOf(value));
     return 0;
