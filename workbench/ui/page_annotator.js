@@ -9,13 +9,26 @@ const remade = (id, isSmall) => {
   return known.get(key);
 };
 
+// One value after the other: two at once might arrive in the wrong order. Of those that wait only the newest is sent.
+let sent = Promise.resolve(), waiting = null;
+const keep = value => {
+  const isSoonSent = waiting !== null;
+  waiting = value;
+  if (isSoonSent) return;
+  sent = sent.then(() => {
+    const next = waiting;
+    waiting = null;
+    return server.keep(next);
+  }).then(note => callNote(note), error => callNote({text: `not saved: ${error}`, is_error: true}));
+};
+
 mountAnnotator(root, {
   task: props.task,
   get: () => props.value,
   set(value) {
     props.value = value;
     trigger("change");
-    server.keep(value).then(note => callNote(note), error => callNote({text: `not saved: ${error}`, is_error: true}));
+    keep(value);
   },
   watch(callback) {
     watch("value", () => callback(props.value));
