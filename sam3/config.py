@@ -145,7 +145,7 @@ class Sam3Config:
                 dropout=0.0,
             ),
             tracker=TrackerConfig(
-                memory_width=24,
+                memory_width=48,
                 memory_attention=TransformerConfig(2, 1, 384),
                 mask_decoder=TransformerConfig(2, 4, 384),
                 dropout=0.0,

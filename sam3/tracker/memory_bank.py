@@ -66,6 +66,10 @@ class MemoryEntry:
             entries[0].is_conditioning,
         )
 
+    def detached(self) -> MemoryEntry:
+        """The same without the way back to what it was made from."""
+        return replace(self, maps=self.maps.detach(), pointers=self.pointers.detach())
+
     def to(self, device: torch.device | str) -> MemoryEntry:
         """The same on another device."""
         return replace(

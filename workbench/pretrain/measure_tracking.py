@@ -38,7 +38,7 @@ from workbench.pretrain.tracking_losses import memory_of
 from workbench.pretrain.windows import MIN_FIRST_PX, clicks_of
 
 HELD_OUT_SEED = 990_011
-SCORE_SHIFTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
+SCORE_SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 MIN_HIDDEN_FRAMES = 8
 Shown = Literal["click", "mask"]
 

@@ -22,8 +22,7 @@ from sam3.tracker.tracker import FrameFeatures, Tracker, TrackerOutput
 from workbench.pretrain.windows import Window, boxes_of, clicks_of, corrections, roughened
 
 FOCAL_WEIGHT = 20.0
-MEMORY_LEARNT = 0.5  # share of the memory of learnt frames
-HIDDEN_WEIGHT = 3.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
+HIDDEN_WEIGHT = 2.0  # of the score of an object that is not visible: rare, and what a wrong one does stays in memory
 MIN_MEMORY_FRAMES = 3
 BY_QUALITY = 0.8  # share of windows in which memory is chosen as sessions do
 LOGIT_LIMIT = 32.0  # of mask logits that are told again
@@ -139,9 +138,11 @@ def window_loss(
             if is_learnt[time]:
                 answers += [(time, frame_loss(output.candidates, truth[:, time])) for output in outputs]
         if time + 1 < num_frames:
-            # Of a memory that is not hinted only some learn how to be written: that costs as much as all the rest.
-            with torch.set_grad_enabled(is_hinted or bool(is_learnt[time] and rng.random() < MEMORY_LEARNT)):
-                bank.store(time, memory_of(tracker, features, outputs[-1], is_conditioning=is_hinted))
+            with torch.set_grad_enabled(is_hinted):
+                entry = memory_of(tracker, features, outputs[-1], is_conditioning=is_hinted)
+            # How to be written is learnt by what a hint shows. Through memory of memory gradients grow tenfold in eight
+            # frames, and what they teach is lost in the noise.
+            bank.store(time, entry if is_hinted else entry.detached())
     return _mean_loss(answers, is_visible)
 
 
