@@ -79,9 +79,7 @@ class TrackingConfig:
     stages: tuple[Stage, ...] = (
         Stage(steps=1200, windows=4, frames=1, objects=4),
         Stage(steps=400, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
-        Stage(
-            steps=700, windows=4, frames=6, objects=3, learnt=0.7, with_pyramid=True, with_gaps=0.7, with_return=0.5
-        ),
+        Stage(steps=700, windows=4, frames=6, objects=3, learnt=0.7, with_pyramid=True, with_gaps=0.7, with_return=0.5),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
