@@ -503,7 +503,7 @@ def test_a_camera_gives_each_result_at_once(play_world):
         (lambda s: s.add("thing", frame=1.0), "received 1.0 for the number of a frame; expected a whole number"),
         (lambda s: s.add(Click(5, 5), frame=None), "received None for the number of a frame"),
         (lambda s: (s.add("thing"), s.propagate(num_frames=2.5)), "received 2.5 for num_frames"),
-        (lambda s: s.add(["thing", "other"]), "received 2 phrases or prompts at once; call add for each"),
+        (lambda s: s.add(["thing", "other"]), "received 2 phrases or prompts at once; expected one, call add for each"),
         (lambda s: s.add([]), "nothing that says which object is meant"),
     ],
 )
