@@ -72,7 +72,9 @@ def compare_video(
     ] = None,
     rendered: Annotated[int | None, typer.Option(min=1, metavar="N", help="Render N labelled clips instead.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Of each rendered clip.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Of the rendered clips.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the rendered clips; the tiny tracker learnt from those of seed 0.")
+    ] = 0,
     links: Annotated[bool, typer.Option(help="Also measure detections that are linked without a tracker.")] = True,
     model: Model = "tiny",
     frame_rate: FrameRate = None,
