@@ -26,6 +26,7 @@ from sam3.model import Sam3
 from sam3.prompts import Prompt
 from sam3.tracker.mask_decoder import MaskCandidates
 from sam3.tracker.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, PADDING, POSITIVE, TOP_LEFT
+from workbench.domains.clips import render_clips
 from workbench.pretrain import Stage, TrackingConfig, pretrain_tracker, write_tracker_card
 from workbench.pretrain import measure_tracking as measure
 from workbench.pretrain.clip_pool import ClipPool, EncodedClip, encode_frames
@@ -102,6 +103,8 @@ def test_clips_are_made_once_and_always_the_same(image_model: Sam3, tmp_path: Pa
     first = ClipPool(tmp_path / "a", encoder, size=2, num_frames=3, seed=5)
     clip = first[1]
     assert clip.features.shape == (3, 32, 8, 8) and clip.instance_maps.shape == (3, 112, 112)
+    for shown in render_clips(2, 5, num_frames=3, size=112):  # what the same seed draws to measure on
+        assert not np.array_equal(clip.instance_maps, shown.instance_maps)
     again = ClipPool(tmp_path / "a", encoder, size=2, num_frames=3, seed=5)
     again.fill()
     other = ClipPool(tmp_path / "b", encoder, size=2, num_frames=3, seed=5)

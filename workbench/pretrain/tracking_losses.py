@@ -140,8 +140,8 @@ def window_loss(
         if time + 1 < num_frames:
             with torch.set_grad_enabled(is_hinted):
                 entry = memory_of(tracker, features, outputs[-1], is_conditioning=is_hinted)
-            # How to be written is learnt by what a hint shows. Through memory of memory gradients grow tenfold in eight
-            # frames, and what they teach is lost in the noise.
+            # How to be written is learnt by what a hint shows. Through memory of memory gradients grow to several
+            # times their size in eight frames, and tracking gets worse.
             bank.store(time, entry if is_hinted else entry.detached())
     return _mean_loss(answers, is_visible)
 
