@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from sam3.video.config import VideoConfig
+
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
@@ -91,6 +93,8 @@ class TrackerConfig:
 class Sam3Config:
     """The whole model; without `tracker` it is an image model that takes no clicks.
 
+    `video` holds the rules by which its masklets live: no property of a network, but thresholds that fit its scores.
+
     Example:
         >>> Sam3Config.tiny().image_encoder.grid_size
         16
@@ -102,6 +106,7 @@ class Sam3Config:
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     tracker: TrackerConfig | None = None
+    video: VideoConfig = field(default_factory=VideoConfig)
 
     def __post_init__(self) -> None:
         if self.tracker is not None and not self.image_encoder.has_tracker_pyramid:
@@ -150,6 +155,8 @@ class Sam3Config:
                 mask_decoder=TransformerConfig(2, 4, 384),
                 dropout=0.0,
             ),
+            # Its detections are better than what it remembers, so they are given to the tracker as soon as they agree.
+            video=VideoConfig(recondition_every=1, recondition_score=0.5, recondition_iou=0.5),
         )
 
     def without_tracker(self) -> Sam3Config:
@@ -185,6 +192,7 @@ class Sam3Config:
                 TextEncoderConfig(**data["text_encoder"]),
                 DetectorConfig(**detector),
                 tracker,
+                VideoConfig(**data.get("video", {})),  # likewise
             )
         except (KeyError, TypeError) as error:
             raise ValueError(

@@ -18,6 +18,7 @@ from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEnco
 from sam3.foreign_tracker_configs import tracker_from_native, tracker_from_transformers, tracker_to_transformers
 from sam3.key_tables import Shape
 from sam3.layers import rotary_table
+from sam3.video.config import VideoConfig
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
 _TRUNK = "backbone.vision_backbone.trunk."
@@ -67,6 +68,23 @@ _PART_DEFAULTS: dict[str, dict[str, Any]] = {
     "detr_decoder_config": {"num_layers": 6, "num_queries": 200, "dropout": 0.1},
     "mask_decoder_config": {"num_upsampling_stages": 3},
 }
+# Rules for masklets that both know, by our name.
+_VIDEO_RULES = {
+    "min_detection_score": "score_threshold_detection",
+    "nms_iou": "det_nms_thresh",
+    "match_iou": "assoc_iou_thresh",
+    "agree_iou": "trk_assoc_iou_thresh",
+    "min_new_score": "new_det_thresh",
+    "max_masklets": "max_num_objects",
+    "hotstart_frames": "hotstart_delay",
+    "max_unseen": "hotstart_unmatch_thresh",
+    "max_duplicate": "hotstart_dup_thresh",
+    "keep_alive": "max_trk_keep_alive",
+    "occlusion_iou": "suppress_overlapping_based_on_recent_occlusion_threshold",
+    "recondition_every": "recondition_every_nth_frame",
+    "recondition_score": "high_conf_thresh",
+    "recondition_iou": "high_iou_thresh",
+}
 _SHARED_DEFAULTS = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 2048, "hidden_act": "relu"}
 
 
@@ -83,7 +101,7 @@ def config_from_transformers(
     Raises:
         ValueError: another model, or a setting that our model has no place for; the message names it.
     """
-    model_type, tracker = data.get("model_type"), data.get("tracker_config") or {}
+    model_type, tracker, rules = data.get("model_type"), data.get("tracker_config") or {}, data
     if model_type == "sam3_video":
         data = data.get("detector_config") or {}
     elif model_type != "sam3":
@@ -150,6 +168,7 @@ def config_from_transformers(
             dropout=decoder["dropout"],
         ),
         tracker_from_transformers(tracker, image, width) if has_tracker else None,
+        VideoConfig(**{ours: rules[theirs] for ours, theirs in _VIDEO_RULES.items() if theirs in rules}),
     )
 
 
@@ -168,6 +187,8 @@ def config_to_transformers(config: Sam3Config, dtype: torch.dtype) -> dict[str, 
         "detector_config": detector,
         "tracker_config": {**tracker, "vision_config": detector["vision_config"]},
         "low_res_mask_size": 4 * config.image_encoder.grid_size,
+        **{theirs: getattr(config.video, ours) for ours, theirs in _VIDEO_RULES.items()},
+        "init_trk_keep_alive": config.video.keep_alive,
     }
 
 

@@ -305,8 +305,8 @@ class VideoPredictor:
 
     Args:
         model: from `load_sam3`, with a tracker; put into evaluation mode.
-        config: the rules for masklets; the values of the release by default. `VideoConfig(hotstart_frames=0)` holds no
-            result back, for a camera.
+        config: the rules for masklets; by default those that the model comes with, `model.config.video`.
+            `replace(model.config.video, hotstart_frames=0)` holds no result back, for a camera.
         image_size: side of the model's input; a multiple of the patch size. Default: what the model was trained at.
         tracker_context: entered while the features for the tracker are computed, such as one that switches an adapter
             of the image encoder off, so that the tracker sees what it was trained on. Costs a second pass per frame.
@@ -335,7 +335,7 @@ class VideoPredictor:
     ):
         model.require_tracker()
         self.model = model.eval()
-        self.config = config or VideoConfig()
+        self.config = config or model.config.video
         self.image_size = image_size or model.config.image_encoder.image_size
         self.tracker_context = tracker_context
         self.objects_at_once = objects_at_once

@@ -79,7 +79,7 @@ class LinkedDetections:
 
     def __init__(self, predictor: ImagePredictor, config: VideoConfig | None = None, *, memory_frames: int = 5):
         self.predictor = predictor
-        self.config = config or VideoConfig()
+        self.config = config or predictor.model.config.video
         self.memory_frames = memory_frames
 
     def __call__(self, video: Video, phrases: Sequence[str], frame_rate: float | None = None) -> Iterator[FrameResult]:

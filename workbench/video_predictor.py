@@ -27,7 +27,7 @@ def video_predictor_for(adapter: Adapter, config: VideoConfig | None = None) -> 
         ValueError: the model has no tracker.
     """
     adapter.model.require_tracker()
-    return VideoPredictor(adapter.model, config=config or VideoConfig(), tracker_context=tracker_context(adapter))
+    return VideoPredictor(adapter.model, config=config, tracker_context=tracker_context(adapter))
 
 
 def tracker_notes(adapter: Adapter) -> tuple[str, ...]:

@@ -47,7 +47,8 @@ class VideoConfig:
             removed when the video is played backwards; (3) backwards, a masklet that was never occluded is suppressed
             behind one that was, and one that is just being removed suppresses the other; (4) `recondition_score` is
             compared with the masklet's logit instead of its score; (5) a re-conditioned masklet is remembered by its
-            own mask instead of the one it was given. For comparisons only.
+            own mask instead of the one it was given, and that frame counts for all masklets born with it. For
+            comparisons only.
 
     Raises:
         ValueError: more unseen or duplicate frames are asked for than the trial has.

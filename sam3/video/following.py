@@ -1,7 +1,8 @@
 """The tracker's part of a session: which objects are followed, and what is remembered of each.
 
-Objects that start on the same frame share a memory; all of them are one batch in each step. In: features of a frame,
-masks or hints. Out: what the frame shows of every object. Paper: "tracker" of Fig. 3, for many objects at once.
+Objects that start on the same frame share a memory until only some of them are re-conditioned; all are one batch in
+each step. In: features of a frame, masks or hints. Out: what the frame shows of every object. Paper: "tracker" of
+Fig. 3, for many objects at once.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ class Following:
             mask_logits: (K, h, w) what to remember of each object; usually its mask, mended.
             play: where time stands.
             prompts: id -> mask logits (h, w) of objects that are re-conditioned: this is what they are.
-            keeps_own_masks: remember re-conditioned objects by their own masks all the same.
+            keeps_own_masks: remember re-conditioned objects by their own masks all the same, and the frame as one that
+                says what they are for all objects that share their memory.
         """
         output, masks = carried.output, mask_logits
         if prompts:
@@ -130,15 +132,13 @@ class Following:
             output = replace(
                 output, pointers=output.pointers.index_copy(0, rows, told.pointers), object_score_logits=scores
             )
-            masks = masks if keeps_own_masks else masks.index_copy(0, rows, told.mask_logits)
-        start = 0
+            if not keeps_own_masks:
+                masks = masks.index_copy(0, rows, told.mask_logits)
+                self._groups = [part for group in self._groups for part in _parted(group, prompts.keys())]
         for group in self._groups:
-            if group.ids[0] not in carried.ids:
-                continue
-            own = slice(start, start + len(group.ids))
-            start += len(group.ids)
-            if play.frame in group.hinted_frames:
+            if group.ids[0] not in carried.ids or play.frame in group.hinted_frames:
                 continue  # what a user said there stands
+            own = torch.tensor([carried.ids.index(one) for one in group.ids], device=masks.device)
             is_prompted = not prompts.keys().isdisjoint(group.ids)
             self._store(group, features, output[own], masks[own], play, is_conditioning=is_prompted, is_binary=False)
 
@@ -191,16 +191,11 @@ class Following:
 
     def _alone(self, masklet_id: int) -> _Group:
         """The group of one object, taken out of that which it shares with others."""
-        own = _Group((masklet_id,), MemoryBank(self.tracker.config.num_memory_frames), set())
-        for group in self._groups:
-            if group.ids == (masklet_id,):
-                return group
-            if masklet_id in group.ids:
-                row = group.ids.index(masklet_id)
-                own.bank.entries = {t: entry[torch.tensor([row])] for t, entry in group.bank.entries.items()}
-                self.stop([masklet_id])
-                break
-        self._groups.append(own)
+        self._groups = [part for group in self._groups for part in _parted(group, {masklet_id})]
+        own = next((group for group in self._groups if group.ids == (masklet_id,)), None)
+        if own is None:
+            own = _Group((masklet_id,), MemoryBank(self.tracker.config.num_memory_frames), set())
+            self._groups.append(own)
         return own
 
     def _store(
@@ -238,6 +233,20 @@ class Following:
     def _parts(self, count: int) -> list[slice]:
         """Rows that go through a network together."""
         return [slice(first, first + self.objects_at_once) for first in range(0, count, self.objects_at_once)]
+
+
+def _parted(group: _Group, told_ids: Collection[int]) -> list[_Group]:
+    """The group as it is, or in two: what is said of some of its objects must not push out what others remember."""
+    is_told = [one in told_ids for one in group.ids]
+    if all(is_told) or not any(is_told):
+        return [group]
+    parts = []
+    for kind in (True, False):
+        rows = torch.tensor([row for row, told in enumerate(is_told) if told is kind])
+        bank = MemoryBank(group.bank.num_memory_frames, by_quality=group.bank.by_quality)
+        bank.entries = {frame: entry[rows] for frame, entry in group.bank.entries.items()}
+        parts.append(_Group(tuple(group.ids[row] for row in rows.tolist()), bank, set(group.hinted_frames)))
+    return parts
 
 
 def _enlarged(mask_logits: Tensor, features: FrameFeatures) -> Tensor:

@@ -27,6 +27,7 @@ from sam3.foreign_configs import (
     native_rotary_tables,
 )
 from sam3.model import Sam3
+from sam3.video.config import VideoConfig
 
 KEYS = Path(__file__).parents[1] / "golden" / "keys"
 
@@ -144,7 +145,7 @@ def test_config_of_transformers_video_model() -> None:
     expected = Sam3Config.sam3().tracker
     for data in (Sam3VideoConfig().to_dict(), {"model_type": "sam3_video"}):
         received = config_from_transformers(data, has_tracker_pyramid=True, has_tracker=True)
-        assert received.tracker == expected
+        assert received.tracker == expected and received.video == VideoConfig()
         assert config_from_transformers(data, has_tracker_pyramid=True).tracker is None
     tiny = Sam3Config.tiny()
     written = config_to_transformers(tiny, torch.float32)

@@ -598,9 +598,10 @@ def test_objects_inside_one_another_are_both_there_from_the_start(clickable):
 
 
 def test_a_masklet_told_anew_is_remembered_by_what_it_was_told(clickable):
-    """The released code takes who it is from there, and where it is from its own mask."""
+    """The released code takes who it is from there, and where it is from its own mask; and for all that were born with
+    it, it takes the frame as one that says what they are."""
     boxes = torch.stack([logits_of((2, 2, 14, 14)), logits_of((16, 16, 30, 30))])
-    told, entries = logits_of((4, 18, 12, 28)), []
+    told, remembered = logits_of((4, 18, 12, 28)), []
     for keeps_own_masks in (False, True):
         session = VideoPredictor(clickable).open(noise(2))
         following, first = session._loop.following, session._loop.encode(0, noise(2)[0])
@@ -613,12 +614,37 @@ def test_a_masklet_told_anew_is_remembered_by_what_it_was_told(clickable):
             grid = F.interpolate(told[None, None], size=own.shape[-2:])[0, 0]
             how = {"prompts": {1: grid}, "keeps_own_masks": keeps_own_masks}
             following.remember(second.tracker, carried, own, Play(1, 2), **how)
-        entries.append(following._groups[0].bank.entries[1])
-    ours, reference = entries
-    assert ours.is_conditioning and reference.is_conditioning
-    assert torch.equal(ours.maps[0], reference.maps[0]) and not torch.equal(ours.maps[1], reference.maps[1])
-    assert torch.equal(ours.pointers, reference.pointers)
-    assert ours.object_score_logits[1] == reference.object_score_logits[1] == 10  # that of a mask taken for the truth
+        assert sorted(following.ids) == [0, 1]
+        remembered.append(
+            {
+                one: group.bank.entries[1][torch.tensor([row])]
+                for group in following._groups
+                for row, one in enumerate(group.ids)
+            }
+        )
+    ours, reference = remembered
+    assert [ours[one].is_conditioning for one in (0, 1)] == [False, True]
+    assert [reference[one].is_conditioning for one in (0, 1)] == [True, True]
+    assert torch.equal(ours[0].maps, reference[0].maps) and not torch.equal(ours[1].maps, reference[1].maps)
+    assert all(torch.equal(ours[one].pointers, reference[one].pointers) for one in (0, 1))
+    assert ours[1].object_score_logits == reference[1].object_score_logits == 10  # that of a mask taken for the truth
+
+
+def test_what_is_said_of_some_objects_pushes_out_nothing_that_others_remember(clickable):
+    """Only four frames that say what an object is are looked at: an object that is hidden must not have four empty ones
+    because others that were born with it are seen."""
+    boxes = torch.stack([logits_of((2, 2, 14, 14)), logits_of((16, 16, 30, 30))])
+    following = VideoPredictor(clickable).open(noise(1))._loop.following
+    features = VideoPredictor(clickable).open(noise(1))._loop.encode(0, noise(1)[0]).tracker
+    with torch.inference_mode():
+        following.start(features, [0, 1], boxes, Play(0))
+        for number in range(1, 9):
+            carried = following.carry(features, [0, 1], Play(number))
+            assert carried is not None
+            own = carried.output.mask_logits
+            following.remember(features, carried, own, Play(number), prompts={1: own[carried.ids.index(1)]})
+    choices = {group.ids: group.bank.choose(9).conditioning for group in following._groups}
+    assert choices == {(0,): (0,), (1,): (5, 6, 7, 8)}
 
 
 def test_a_correction_forgets_what_may_have_been_another_object(clickable):
@@ -631,7 +657,7 @@ def test_a_correction_forgets_what_may_have_been_another_object(clickable):
         for number in range(1, 31):
             carried = following.carry(features, [0, 1], Play(number, 40, turn=0))
             assert carried is not None
-            prompts = {0: boxes[0]} if number in (6, 20) else {}
+            prompts = {0: boxes[0], 1: boxes[1]} if number in (6, 20) else {}
             following.remember(features, carried, carried.output.mask_logits, Play(number, 40, turn=0), prompts=prompts)
         other = set(following._groups[0].bank.entries)
         hints = Hints(torch.tensor([[[0.2, 0.2]]]), torch.tensor([[1]]))
