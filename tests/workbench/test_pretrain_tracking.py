@@ -113,6 +113,8 @@ def test_clips_are_made_once_and_always_the_same(image_model: Sam3, tmp_path: Pa
         assert np.array_equal(again[index].features, other[index].features)
         assert np.array_equal(again[index].instance_maps, other[index].instance_maps)
     assert np.array_equal(again[1].features, clip.features) and not np.array_equal(again[0].features, clip.features)
+    jumping = ClipPool(tmp_path / "c", encoder, size=2, num_frames=3, seed=5, jumps=0.5)
+    assert not np.array_equal(jumping[1].instance_maps, clip.instance_maps)
     with pytest.raises(ValueError, match=r"holds float16 \(2, 3, 32, 8, 8\), expected .* \(3, 3, 32, 8, 8\)"):
         ClipPool(tmp_path / "a", encoder, size=3, num_frames=3, seed=5)
 
@@ -325,22 +327,24 @@ def test_shifts_of_the_object_score_are_measured_and_taken_back() -> None:
     assert measure.score_shift_table(model, 1, 4) == pytest.approx(usual, abs=0.02)
 
 
-def test_absences_and_who_is_found_again() -> None:
+def test_absences_and_what_overlaps_after_them() -> None:
     there, gone, at_edge = disc(28, 28, 6), np.zeros((56, 56), bool), disc(2, 28, 6)
     back = disc(40, 28, 6)
     hidden = np.stack([there, *[gone] * 8, back, back, back, gone, back])
     (absence,) = measure.absences(hidden)
-    assert (absence.hidden, absence.back, absence.is_inside) == ((1, 8), (9, 10, 11), True)
+    assert (absence.before, absence.hidden, absence.back) == ((0,), (1, 8), (9, 10, 11)) and absence.is_inside
+    longer = np.concatenate([np.stack([there] * 10), hidden])
+    assert measure.absences(longer)[0].before == tuple(range(3, 11))  # the last eight
     (left,) = measure.absences(np.stack([at_edge, *[gone] * 8, at_edge]))
     assert not left.is_inside
     assert measure.absences(np.stack([there, *[gone] * 7, there])) == []
     assert measure.absences(np.stack([there, *[gone] * 9])) == []
-    assert measure.is_found_again(hidden, hidden, absence)
+    assert measure.overlaps(hidden, hidden, absence.back)
     stays = np.broadcast_to(there, hidden.shape)
-    assert not measure.is_found_again(stays, hidden, absence)
+    assert measure.overlaps(stays, hidden, absence.before) and not measure.overlaps(stays, hidden, absence.back)
     late = hidden.copy()
     late[9] = False  # two frames of three suffice
-    assert measure.is_found_again(late, hidden, absence)
+    assert measure.overlaps(late, hidden, absence.back)
 
 
 def test_quality_of_planted_masks() -> None:
@@ -377,7 +381,10 @@ def test_the_saved_model_detects_as_before_and_follows(finished: Path) -> None:
         one, other = (model.detect(pixels, [[Prompt("red circle")]]) for model in (before, after))
     assert torch.equal(one.scores, other.scores) and torch.equal(one.pred_masks, other.pred_masks)
     table = json.loads((finished / "tracking.json").read_text())
-    assert table["survival"]["hidden"]["cases"] >= 1
+    hidden = table["survival"]["hidden"]
+    assert hidden["cases"] >= 1
+    for kind in ("click", "mask"):
+        assert (hidden[f"{kind}_kept"] is None) == (hidden[f"{kind}_followed"] == 0)
     assert table["follow"]["mask"]["first"] > 0.7 and table["follow"]["mask"]["stays"] < 1
     assert table["score_shift"] in measure.SCORE_SHIFTS
     assert table["score_shifts"][str(table["score_shift"])] == max(table["score_shifts"].values())

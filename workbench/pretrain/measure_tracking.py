@@ -6,7 +6,7 @@ Everything is measured on the way that a session goes: hints in the first frame,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from sam3.checkpoint import load_sam3, save
 from sam3.config import Sam3Config, TrackerConfig
-from sam3.files import write_text
 from sam3.model import Sam3
 from sam3.tracker.memory_bank import MemoryBank
 from sam3.tracker.tracker import FrameFeatures, Tracker, TrackerOutput
 from workbench.domains.clips import Clip, render_clip
+from workbench.evaluate import write_json
 from workbench.mask_quality import mask_quality
 from workbench.pretrain.clip_pool import encode_frames
 from workbench.pretrain.tracking import (
@@ -48,11 +48,13 @@ class Absence:
     """Frames in which an object that was seen before is completely hidden, and those after it in which it is back.
 
     Attributes:
+        before: the last frames in which it was visible before that, eight at most.
         hidden: first and last frame, both included.
         back: frames in which it is visible again, up to the next absence.
         is_inside: it was hidden by something, and had not left the picture.
     """
 
+    before: tuple[int, ...]
     hidden: tuple[int, int]
     back: tuple[int, ...]
     is_inside: bool
@@ -71,7 +73,8 @@ def absences(masks: NDArray[np.bool_], min_frames: int = MIN_HIDDEN_FRAMES) -> l
         stop = next((t for t in range(end, len(masks)) if not is_seen[t]), len(masks))
         last = masks[start - 1]
         touches = last[0].any() or last[-1].any() or last[:, 0].any() or last[:, -1].any()
-        found.append(Absence((start, end - 1), tuple(range(end, stop)), not touches))
+        before = tuple(np.flatnonzero(is_seen[:start])[-MIN_HIDDEN_FRAMES:].tolist())
+        found.append(Absence(before, (start, end - 1), tuple(range(end, stop)), not touches))
     return found
 
 
@@ -150,7 +153,8 @@ def follow_table(model: Sam3, num_clips: int, num_frames: int, seed: int = HELD_
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: round(float(np.nanmean([row[name] for row in rows])), 4) for name in rows[0]}
+    known = {name: [row[name] for row in rows if not np.isnan(row[name])] for name in rows[0]}
+    return {name: round(float(np.mean(values)), 4) if values else np.nan for name, values in known.items()}
 
 
 def _quality(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
@@ -172,11 +176,14 @@ def survival_table(
 ) -> dict[str, dict[str, float]]:
     """How often an object that was away for at least eight frames is found again.
 
-    It is found again when the median overlap (J) of the frames in which it is back is at least one half.
+    It is followed up to there when the median overlap (J) of the last eight frames before is at least one half, and
+    found again when that of the frames in which it is back is.
 
     Returns:
         For objects that were "hidden" (`num_cases` of them or a few more) and for those that had "left" the picture:
-        "cases", and the shares for "click", for "mask", and for leaving the true first mask where it is, "stays".
+        "cases"; for "click", for "mask", and for leaving the true first mask where it is, "stays", the share that was
+        found again; and for "click" and "mask" with "_followed" the share that was followed up to there, with
+        "_kept" the share of these that was found again, NaN without any.
     """
     tracker = model.require_tracker()
     results: dict[str, list[dict[str, float]]] = {"hidden": [], "left": []}
@@ -196,16 +203,20 @@ def survival_table(
                 first = shown(tracker, frames[0], truth[None, 0], kind, rng)
                 tracks[kind] = follow(tracker, frames, first, truth.shape[1:])[0]
             for absence in found:
-                case = {kind: float(is_found_again(track, truth, absence)) for kind, track in tracks.items()}
+                case = {kind: float(overlaps(track, truth, absence.back)) for kind, track in tracks.items()}
+                for kind in get_args(Shown):
+                    was_followed = overlaps(tracks[kind], truth, absence.before)
+                    case[f"{kind}_followed"] = float(was_followed)
+                    case[f"{kind}_kept"] = case[kind] if was_followed else np.nan
                 results["hidden" if absence.is_inside else "left"].append(case)
                 bar.update(absence.is_inside)
         index += 1
     return {name: {"cases": len(cases), **_mean(cases)} for name, cases in results.items() if cases}
 
 
-def is_found_again(found: NDArray[np.bool_], truth: NDArray[np.bool_], absence: Absence) -> bool:
-    """Whether the median overlap of masks (F, H, W) after an absence is at least one half."""
-    return bool(np.median([mask_quality(found[time], truth[time]).region for time in absence.back]) >= 0.5)
+def overlaps(found: NDArray[np.bool_], truth: NDArray[np.bool_], frames: Sequence[int]) -> bool:
+    """Whether the median overlap of masks (F, H, W) in some frames is at least one half."""
+    return bool(np.median([mask_quality(found[time], truth[time]).region for time in frames]) >= 0.5)
 
 
 def tracking_table(model: Sam3, *, num_clips: int = 40, num_frames: int = 24, num_cases: int = 30) -> dict[str, Any]:
@@ -306,5 +317,5 @@ def pretrain_tracker(
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained": sum(p.numel() for part in tracked_parts(model) for p in part.parameters()),
     }
-    write_text(out / "tracking.json", json.dumps(table, indent=2))
+    write_json(out / "tracking.json", table)
     return path

@@ -66,7 +66,8 @@ def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, rem
 `workbench pretrain-tracker --out runs/tracker` (seed {recipe["seed"]}) taught it to take clicks, boxes and masks and to follow objects through
 videos. The image model stayed frozen, byte for byte; the tracker and its feature pyramid, which began as a copy of the
 detector's, learnt on {recipe["clips"]} clips of {recipe["clip_frames"]} frames drawn by `workbench/domains/clips.py`: objects move, turn, grow, cross, hide
-behind a pillar, leave and come back, some beside a look-alike. Steps, by
+behind a pillar, leave and come back, some beside a look-alike; and on {recipe["jumping_clips"]} in which they are elsewhere all at once
+every few frames, or gone, and can only be found by their looks. Steps, by
 clips and frames at once: {steps};
 about {minutes:.0f} minutes on a part of one CPU core. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
 with rough outlines, some with a second click where the answer was wrong. Memory began by comparing looks
@@ -84,17 +85,21 @@ about that; "mask stays" is J&F when the first frame's mask is left where it is.
 {_follow_rows(follow)}
 
 {hidden["cases"]} objects that were completely hidden for at least eight of 32 frames; found again means a median IoU of at least one
-half in the frames after that.
+half in the frames after that, followed the same in the eight frames before.
 
-| told by | found again |
-|---|---|
-| one click | {hidden["click"]:.0%} |
-| its mask | {hidden["mask"]:.0%} |
-| nobody: the true mask stays | {hidden["stays"]:.0%} |
+| told by | followed until hidden | found again | found again, of those followed |
+|---|---|---|---|
+| one click | {hidden["click_followed"]:.0%} | {hidden["click"]:.0%} | {_share(hidden["click_kept"])} |
+| its mask | {hidden["mask_followed"]:.0%} | {hidden["mask"]:.0%} | {_share(hidden["mask_kept"])} |
+| nobody: the true mask stays | | {hidden["stays"]:.0%} | |
 
 Look-alikes that cross, and objects that come back elsewhere or much changed, are what it loses first. Photographs are as
 foreign to the tracker as to the detector.
 """
+
+
+def _share(value: float | None) -> str:
+    return "none was" if value is None else f"{value:.0%}"
 
 
 def _follow_rows(follow: dict[str, Any]) -> str:
