@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,6 +280,37 @@ def test_the_loss_falls_and_nothing_but_the_tracker_changes(image_model: Sam3, t
     fresh = with_new_tracker(image_model, TRACKER, 0).state_dict()
     for name in ("tracker.mask_decoder.fine_conv.weight", "image_encoder.tracker_pyramid.0.conv3.weight"):
         assert not torch.equal(fresh[name], after[name])
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from sam3.checkpoint import load_sam3
+from workbench.pretrain import TrackingConfig
+from workbench.pretrain.run import join_processes
+from workbench.pretrain.tracking import Stage, TrackerRun, with_only_tracker_trained
+torch.set_num_threads(1)
+recipe = TrackingConfig(clips=2, jumping_clips=2, clip_frames=6, stages=(Stage(2, 4, 1, 2), Stage(1, 2, 5, 2)))
+device = join_processes("cpu")
+model = with_only_tracker_trained(load_sam3(sys.argv[1]))
+TrackerRun(Path(sys.argv[2]), recipe, model, device).train()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_windows_of_a_step(image_model: Sam3, tmp_path: Path) -> None:
+    (script := tmp_path / "worker.py").write_text(WORKER)
+    save(with_new_tracker(image_model, TRACKER, 0), tmp_path / "start.safetensors")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    norms = []
+    for count in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        arguments = ["--nproc-per-node", count, script, tmp_path / "start.safetensors", tmp_path / f"by {count}"]
+        subprocess.run([*command, *map(str, arguments)], env=environment, check=True, capture_output=True, timeout=300)
+        (line,) = (tmp_path / f"by {count}" / "log.jsonl").read_text().splitlines()
+        norms.append(json.loads(line)["gradient"])  # the mean of all steps; the losses are those of the first process
+    assert norms[1] == pytest.approx(norms[0], rel=5e-3)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(image_model: Sam3, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from workbench.domains import shapes
 from workbench.domains.shapes import Phrase
 from workbench.evaluate import PairRecord, evaluate, metrics_of
 from workbench.examples import Concept, Example, ExampleSet
-from workbench.pretrain.run import PretrainConfig, Run
+from workbench.pretrain.run import PretrainConfig, Run, join_processes
 
 HELD_OUT_SEED = 990_001
 _SHOWN = ("cgF1", "pmF1", "IL_MCC", "IL_FPR", "mIoU_hits")
@@ -59,12 +59,7 @@ def pretrain(
     initial = None if start is None else load_sam3(start)
     config = config or PretrainConfig()
     model_config = model_config or (Sam3Config.tiny().without_tracker() if initial is None else initial.config)
-    if torch.distributed.is_torchelastic_launched() and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and dist.is_initialized():
-        chosen = torch.device("cuda", dist.get_node_local_rank())
-        torch.cuda.set_device(chosen)
+    chosen = join_processes(device)
     validation = shapes.held_out_set(25, HELD_OUT_SEED - 1)
 
     def validate(model: Sam3) -> dict[str, float]:

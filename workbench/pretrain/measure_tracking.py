@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
@@ -27,6 +28,7 @@ from workbench.domains.clips import Clip, render_clip
 from workbench.evaluate import write_json
 from workbench.mask_quality import mask_quality
 from workbench.pretrain.clip_pool import encode_frames
+from workbench.pretrain.run import join_processes
 from workbench.pretrain.tracking import (
     TrackerRun,
     TrackingConfig,
@@ -273,7 +275,7 @@ def pretrain_tracker(
     """Teaches an image model to take clicks and to follow; all its other weights stay as they are.
 
     Writes `model.safetensors` (fp16), `tracking.json`, `log.jsonl`, `state.pt` and the pool of clips. A run found in
-    the folder is continued.
+    the folder is continued. Started by `torchrun`, the processes share the work.
 
     Args:
         out: folder of the run.
@@ -301,15 +303,30 @@ def pretrain_tracker(
         sizes = tracker or Sam3Config.tiny().tracker
         assert sizes is not None
         whole = with_new_tracker(image_model, sizes, config.seed)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
-    model = TrackerRun(out, config, whole, chosen).train(validate)
+    run = TrackerRun(out, config, whole, join_processes(device))
+    model, path = run.train(validate), out / "model.safetensors"
+    if run.rank == 0:
+        _finish(model, path, config, image_model.load_report.metadata, num_clips, num_cases, num_shift_clips)
+    if dist.is_initialized():
+        dist.barrier()
+    return path
+
+
+def _finish(
+    model: Sam3,
+    path: Path,
+    config: TrackingConfig,
+    metadata: Mapping[str, str],
+    num_clips: int,
+    num_cases: int,
+    num_shift_clips: int,
+) -> None:
+    """Settles the object score, saves the weights and measures them."""
     shifts = score_shift_table(model, num_shift_clips)
     shift = best_shift(shifts)
     shift_object_score(model, shift)
-    path = out / "model.safetensors"
-    metadata = {**image_model.load_report.metadata, "tracker_recipe": json.dumps(asdict(config))}
-    save(model, path, dtype=torch.float16, metadata=metadata)
+    save(model, path, dtype=torch.float16, metadata={**metadata, "tracker_recipe": json.dumps(asdict(config))})
     table = tracking_table(model.half().float(), num_clips=num_clips, num_cases=num_cases) | {
         "recipe": asdict(config),
         "score_shift": shift,
@@ -317,5 +334,4 @@ def pretrain_tracker(
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained": sum(p.numel() for part in tracked_parts(model) for p in part.parameters()),
     }
-    write_json(out / "tracking.json", table)
-    return path
+    write_json(path.with_name("tracking.json"), table)

@@ -258,6 +258,18 @@ def make_optimiser(model: nn.Module, heads: nn.Module, rate: float, decay: float
     )
 
 
+def join_processes(device: str | torch.device | None) -> torch.device:
+    """Lets the processes that `torchrun` started find each other, and returns the device of this one; by default CUDA
+    when there is one, else the CPU."""
+    if torch.distributed.is_torchelastic_launched() and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and dist.is_initialized():
+        chosen = torch.device("cuda", dist.get_node_local_rank())
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
 def share_gradients(parameters: list[nn.Parameter], world: int) -> None:
     """Averages gradients over the processes; a parameter without gradient counts as zero."""
     if world == 1:

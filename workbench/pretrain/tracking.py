@@ -1,7 +1,8 @@
 """The last stage of the embedded default: an image model learns to take clicks and to follow, everything else frozen.
 
 The trunk's maps of all clips are computed once; a step costs the tracker's pyramid and the tracker. Every window
-follows from seed and step number alone, so an interrupted run goes on where it stopped.
+follows from seed and step number alone, so an interrupted run goes on where it stopped. Under `torchrun` the windows of
+a step are shared out over processes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
@@ -29,11 +31,12 @@ from workbench.finetune import rate_factor
 from workbench.pretrain.clip_pool import ClipPool
 from workbench.pretrain.initialise import look_at_neighbours
 from workbench.pretrain.matching import start_matching
-from workbench.pretrain.run import make_optimiser
+from workbench.pretrain.run import make_optimiser, share_gradients
 from workbench.pretrain.tracking_losses import MIN_MEMORY_FRAMES, Hinting, mean_values, window_loss
 from workbench.pretrain.windows import draw_window
 
 _PYRAMID_RATE = 0.2  # of that of all else: it begins with what the detector has learnt
+_MEMORY_RATE = 0.1  # it begins by comparing looks, which the full rate destroys within a few hundred steps
 _WINDOWS_AT_ONCE = 2
 _JUMPS = 0.35  # chance of every object in every frame
 _COMPARED_CLIPS = 100  # that tell how to begin with memory
@@ -82,9 +85,9 @@ class TrackingConfig:
     clip_frames: int = 24
     stages: tuple[Stage, ...] = (
         Stage(steps=1600, windows=4, frames=1, objects=4, with_jumps=0.4),
-        Stage(steps=1200, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0, with_jumps=0.7),
+        Stage(steps=900, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0, with_jumps=0.7),
         Stage(
-            steps=2200,
+            steps=1900,
             windows=4,
             frames=6,
             objects=3,
@@ -92,7 +95,7 @@ class TrackingConfig:
             with_pyramid=True,
             with_gaps=0.5,
             with_return=0.3,
-            with_jumps=0.5,
+            with_jumps=0.35,
         ),
     )
     rate: float = 1.5e-3
@@ -197,11 +200,25 @@ def _start(tracker: Tracker) -> None:
             module.k.weight.copy_(module.q.weight)  # what is alike, in place or in looks, finds each other
 
 
+def _make_optimiser(pyramid: nn.ModuleList, tracker: Tracker, config: TrackingConfig) -> torch.optim.Optimizer:
+    """Pyramid and memory learn more slowly than the rest."""
+    memory = [*tracker.memory_attention.parameters(), *tracker.memory_encoder.parameters()]
+    for parameter in memory:
+        parameter.requires_grad_(False)
+    optimiser = make_optimiser(tracker, nn.Identity(), config.rate, config.weight_decay)
+    for parameter in memory:
+        parameter.requires_grad_(True)
+    for parameters, scale in ((list(pyramid.parameters()), _PYRAMID_RATE), (memory, _MEMORY_RATE)):
+        optimiser.add_param_group({"params": parameters, "scale": scale, "weight_decay": config.weight_decay})
+    return optimiser
+
+
 class TrackerRun:
     """The training of a tracker in a folder: clips, state, log and the averaged weights."""
 
     def __init__(self, out: Path, config: TrackingConfig, model: Sam3, device: torch.device):
         self.out, self.config, self.device = out, config, device
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.model = model.to(device).eval()
         self.pyramid, self.tracker = tracked_parts(model)
         self.average = copy.deepcopy(nn.ModuleList([self.pyramid, self.tracker]))
@@ -210,10 +227,12 @@ class TrackerRun:
             length, seed = config.clip_frames, config.seed
             return ClipPool(out / name, model.image_encoder, size=size, num_frames=length, seed=seed, jumps=jumps)
 
+        if self.rank:
+            dist.barrier()  # the first process makes the files
         self.moving, self.jumping = pool("moving", config.clips), pool("jumping", config.jumping_clips, _JUMPS)
-        self.optimiser = make_optimiser(self.tracker, nn.Identity(), config.rate, config.weight_decay)
-        pyramid = {"params": list(self.pyramid.parameters()), "scale": _PYRAMID_RATE}
-        self.optimiser.add_param_group({**pyramid, "weight_decay": config.weight_decay})
+        if self.world > 1 and not self.rank:
+            dist.barrier()
+        self.optimiser = _make_optimiser(self.pyramid, self.tracker, config)
         self.step = 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 300) -> Sam3:
@@ -221,11 +240,20 @@ class TrackerRun:
         self._load()
         steps = self.config.steps
         recent: list[dict[str, float]] = []
-        bar = tqdm(range(self.step, steps), initial=self.step, total=steps, desc="tracker", mininterval=5)
+        bar = tqdm(
+            range(self.step, steps),
+            initial=self.step,
+            total=steps,
+            desc="tracker",
+            mininterval=5,
+            disable=self.rank > 0,
+        )
         for _ in bar:
             recent.append(self._one_step())
             self.step += 1
             is_last = self.step == steps
+            if self.rank:
+                continue
             if self.step % 20 == 0 or is_last:
                 values = mean_values(recent)
                 recent.clear()
@@ -269,12 +297,21 @@ class TrackerRun:
         # Which frames are remembered depends on how well a window's objects are seen; of so few, all are.
         size = _WINDOWS_AT_ONCE if stage.frames <= MIN_MEMORY_FRAMES else 1
         batches = [windows[start : start + size] for start in range(0, len(windows), size)]
+        if len(batches) % self.world:
+            raise ValueError(
+                f"{len(batches)} batches of windows per step cannot be shared by {self.world} processes; start another "
+                "number of them"
+            )
         parts = []
-        for batch in batches:
-            loss, values = window_loss(self.tracker, self.pyramid, batch, rng, config.hinting, learnt=stage.learnt)
-            (loss / len(batches)).backward()
+        for index in range(self.rank, len(batches), self.world):
+            rng = np.random.default_rng([config.seed, 6, self.step, index])
+            loss, values = window_loss(
+                self.tracker, self.pyramid, batches[index], rng, config.hinting, learnt=stage.learnt
+            )
+            (self.world * loss / len(batches)).backward()
             parts.append(values)
-        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        trained = [p for group in self.optimiser.param_groups for p in group["params"] if p.requires_grad]
+        share_gradients(trained, self.world)
         norm = float(nn.utils.clip_grad_norm_(trained, 1.0))
         if not math.isfinite(norm):
             raise FloatingPointError(
