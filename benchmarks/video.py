@@ -49,7 +49,7 @@ from sam3.detector.tokenizer import Tokenizer
 from sam3.files import write_text
 from sam3.image_encoder import to_pixel_values
 from sam3.predictor import VideoPredictor
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 OBJECTS = [1, 5, 20]
 PHRASE = "red circle"

@@ -31,7 +31,7 @@ from sam3.checkpoint import load_sam3
 from sam3.files import write_text
 from sam3.model import Sam3
 from sam3.predictor import VideoPredictor
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 PHRASE = "red circle"
 HEIGHT, WIDTH, RADIUS = 240, 320, 22

@@ -22,7 +22,7 @@ Box of the paper's Fig. 2 and where it is written:
     memory and its bank           tracker/memory.py, tracker/memory_bank.py
     pictures in, masks out        prompts.py, predictor.py, interactive.py
     one frame of a video          video/frame_loop.py, video/following.py
-    rules for masklets            video/association.py, video/masklets.py, video/config.py
+    rules for masklets            video/association.py, video/masklets.py, video_config.py
     videos in, masklets out       video/session.py, video/source.py, video/results.py
     weights in and out            checkpoint.py
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from sam3.interactive import Segmentation
     from sam3.predictor import ImagePredictor, Prediction, VideoPredictor
     from sam3.prompts import Click, ObjectPrompt, Prompt
-    from sam3.video.config import VideoConfig
     from sam3.video.results import FrameResult, Masklet
     from sam3.video.source import open_video
+    from sam3.video_config import VideoConfig
 
 __all__ = [
     "Click",
@@ -73,7 +73,7 @@ _MODULES = {
     "Prompt": "sam3.prompts",
     "Sam3Config": "sam3.config",
     "Segmentation": "sam3.interactive",
-    "VideoConfig": "sam3.video.config",
+    "VideoConfig": "sam3.video_config",
     "VideoPredictor": "sam3.predictor",
     "load_sam3": "sam3.checkpoint",
     "open_video": "sam3.video.source",

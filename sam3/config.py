@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 
 @dataclass(frozen=True)

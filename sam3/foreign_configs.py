@@ -18,7 +18,7 @@ from sam3.config import DetectorConfig, ImageEncoderConfig, Sam3Config, TextEnco
 from sam3.foreign_tracker_configs import tracker_from_native, tracker_from_transformers, tracker_to_transformers
 from sam3.key_tables import Shape
 from sam3.layers import rotary_table
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
 _TRUNK = "backbone.vision_backbone.trunk."

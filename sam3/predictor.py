@@ -27,9 +27,9 @@ from sam3.model import Sam3
 from sam3.pictures import Picture, read_picture
 from sam3.prompts import Click, ObjectPrompt, Prompt, as_prompts
 from sam3.tracker.tracker import FrameFeatures
-from sam3.video.config import VideoConfig
 from sam3.video.session import VideoSession
 from sam3.video.source import FrameSource, Video, open_video
+from sam3.video_config import VideoConfig
 
 if TYPE_CHECKING:
     import supervision

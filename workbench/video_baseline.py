@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 
 from sam3.masks import mask_iou, mask_nms
 from sam3.predictor import ImagePredictor, Prediction
-from sam3.video.config import VideoConfig
 from sam3.video.results import FrameResult
 from sam3.video.source import BrokenFrameError, FrameSource, Video, open_video
+from sam3.video_config import VideoConfig
 
 
 @dataclass(frozen=True, eq=False)

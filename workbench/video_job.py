@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sam3.model import Sam3
 from sam3.predictor import ImagePredictor, VideoPredictor
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 from workbench.adapters import Adapter
 from workbench.evaluate import write_json
 from workbench.video_baseline import LinkedDetections

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from sam3.predictor import VideoPredictor
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 from workbench.adapters import Adapter
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sam3.masks import mask_iou, mask_nms
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 _LEAVING = 100_000  # later than any frame, for the released code's way of counting
 

@@ -24,9 +24,9 @@ from sam3.prompts import ObjectPrompt, Prompt
 from sam3.tracker.prompt_encoder import Hints
 from sam3.tracker.tracker import FrameFeatures
 from sam3.video.association import CarriedMasks, Detections, associate, keep_detections
-from sam3.video.config import VideoConfig
 from sam3.video.following import CarriedObjects, Following, Play
 from sam3.video.masklets import FrameDecisions, LifeCycle, add_masklet, confirm_masklet, live, suppress
+from sam3.video_config import VideoConfig
 
 
 @dataclass

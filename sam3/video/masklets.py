@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sam3.masks import SUPPRESSED_LOGIT
 from sam3.video.association import Association, CarriedMasks, Detections, suppress_overlapping
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 _MIN_KEEP_ALIVE = -1
 

@@ -20,12 +20,12 @@ from sam3.interactive import refuse_outside
 from sam3.model import Sam3
 from sam3.prompts import Click, ObjectPrompt, Prompt
 from sam3.rle import Rle
-from sam3.video.config import VideoConfig
 from sam3.video.following import Play
 from sam3.video.frame_loop import EncodedFrame, FrameLoop, Search, Seen
 from sam3.video.masklets import MaskletLife, release, remove_masklet
 from sam3.video.results import FrameResult, Masklet, masklets_of, without_overlap
 from sam3.video.source import BrokenFrameError, FrameSource, whole
+from sam3.video_config import VideoConfig
 
 if TYPE_CHECKING:
     import supervision

@@ -27,7 +27,7 @@ from sam3.foreign_configs import (
     native_rotary_tables,
 )
 from sam3.model import Sam3
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 KEYS = Path(__file__).parents[1] / "golden" / "keys"
 

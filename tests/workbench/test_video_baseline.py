@@ -11,8 +11,8 @@ import pytest
 from sam3.config import Sam3Config
 from sam3.model import Sam3
 from sam3.predictor import ImagePredictor, Prediction
-from sam3.video.config import VideoConfig
 from sam3.video.results import FrameResult, masklets_of
+from sam3.video_config import VideoConfig
 from workbench.video_baseline import Link, LinkedDetections, link
 
 SIZE = (24, 48)

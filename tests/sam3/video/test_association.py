@@ -18,7 +18,7 @@ from sam3.video.association import (
     keep_detections,
     suppress_overlapping,
 )
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "video_heuristics" / "unit_cases.json").read_text())
 CONFIG, REFERENCE = VideoConfig(), VideoConfig(reference_quirks=True)

@@ -13,7 +13,7 @@ import pytest
 from sam3.model import Sam3
 from sam3.predictor import VideoPredictor
 from sam3.prompts import ObjectPrompt
-from sam3.video.config import VideoConfig
+from sam3.video_config import VideoConfig
 
 NUM_FRAMES, SIDE, NUM_OBJECTS = 400, 96, 5
 

@@ -9,7 +9,6 @@ import torch
 
 from sam3.masks import SUPPRESSED_LOGIT
 from sam3.video.association import CarriedMasks, Detections, associate
-from sam3.video.config import VideoConfig
 from sam3.video.masklets import (
     FrameDecisions,
     LifeCycle,
@@ -20,6 +19,7 @@ from sam3.video.masklets import (
     remove_masklet,
     suppress,
 )
+from sam3.video_config import VideoConfig
 
 SHORT = VideoConfig(hotstart_frames=4, max_unseen=2, max_duplicate=3, keep_alive=3)
 REFERENCE = replace(SHORT, reference_quirks=True)

@@ -23,10 +23,10 @@ from sam3.predictor import VideoPredictor
 from sam3.tracker.mask_decoder import MaskCandidates
 from sam3.tracker.tracker import TrackerOutput
 from sam3.video.association import CarriedMasks, Detections, associate, keep_detections
-from sam3.video.config import VideoConfig
 from sam3.video.following import CarriedObjects, Play
 from sam3.video.frame_loop import EncodedFrame, Found, FrameLoop, Search
 from sam3.video.masklets import FrameDecisions, LifeCycle, live, release, suppress
+from sam3.video_config import VideoConfig
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "video_heuristics" / "heuristics_trace_forward.json").read_text()

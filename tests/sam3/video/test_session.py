@@ -23,11 +23,11 @@ from sam3.tracker.mask_decoder import MaskCandidates
 from sam3.tracker.prompt_encoder import Hints
 from sam3.tracker.tracker import TrackerOutput
 from sam3.video.association import Detections
-from sam3.video.config import VideoConfig
 from sam3.video.following import CarriedObjects, Play
 from sam3.video.frame_loop import EncodedFrame, Found, FrameLoop, Search
 from sam3.video.session import VideoSession
 from sam3.video.source import VideoError
+from sam3.video_config import VideoConfig
 
 GRID, SIDE = 32, 64
 

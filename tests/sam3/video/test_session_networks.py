@@ -21,10 +21,10 @@ from sam3.predictor import VideoPredictor
 from sam3.prompts import ObjectPrompt
 from sam3.tracker.memory_bank import MemoryBank
 from sam3.tracker.prompt_encoder import Hints
-from sam3.video.config import VideoConfig
 from sam3.video.following import Play
 from sam3.video.session import VideoSession
 from sam3.video.source import open_video
+from sam3.video_config import VideoConfig
 
 GRID, SIDE = 32, 64
 
