@@ -51,6 +51,7 @@ def followed(script: Script, **settings: Any) -> list[FrameResult]:
     num_frames = len(next(iter(script.frames.values())))
     video = np.zeros((num_frames, *SIZE, 3), np.uint8)
     video[:, 0, 0, 0] = np.arange(num_frames)
+    settings = {"config": VideoConfig()} | settings
     return list(LinkedDetections(script, **settings)(video, list(script.frames)))  # type: ignore[arg-type]
 
 

@@ -85,17 +85,17 @@ class TrackingConfig:
     clip_frames: int = 24
     stages: tuple[Stage, ...] = (
         Stage(steps=1600, windows=4, frames=1, objects=4, with_jumps=0.4),
-        Stage(steps=900, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0, with_jumps=0.7),
+        Stage(steps=400, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
         Stage(
-            steps=1900,
+            steps=1000,
             windows=4,
             frames=6,
             objects=3,
             learnt=0.7,
             with_pyramid=True,
-            with_gaps=0.5,
-            with_return=0.3,
-            with_jumps=0.35,
+            with_gaps=0.6,
+            with_return=0.4,
+            with_jumps=0.25,
         ),
     )
     rate: float = 1.5e-3
