@@ -49,12 +49,7 @@ def pretrain_tracker(
     go_on: Annotated[
         bool, typer.Option("--go-on", help="Keep the tracker that the start has; teach it the last stage further.")
     ] = False,
-    clips: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Rendered clips to learn from, and two jumping ones for every three; 2.8 MB of disk each."
-        ),
-    ] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Rendered clips to learn from; 2.8 MB of disk each.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of all stages together, in the usual proportion.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
     device: Device = None,
@@ -74,9 +69,6 @@ def pretrain_tracker(
     from workbench.pretrain import pretrain_tracker as train
 
     usual = TrackingConfig(seed=seed)
-    config = usual.last_stage() if go_on else usual
-    if clips is not None:
-        jumping = max(1, round(clips * usual.jumping_clips / usual.clips))
-        config = replace(config, clips=clips, jumping_clips=jumping)
+    config = replace(usual.last_stage() if go_on else usual, clips=clips or usual.clips)
     config = config if steps is None else config.shortened(steps)
     typer.echo(f"Weights: {train(out, config, start=start, go_on=go_on, device=device)}")

@@ -40,7 +40,6 @@ CLIP_SIZE = 224
 _MARGIN = 0.06  # how far a sprite's colours reach beyond its outline, in diameters
 _HIDDEN_FRAMES = 10
 _PAN_PX = 24
-_AWAY_SHARE = 0.3  # of the pieces of a way with jumps
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +107,7 @@ class _Meeting:
 
 
 def render_clip(
-    rng: np.random.Generator,
-    *,
-    num_frames: int = 16,
-    size: int = CLIP_SIZE,
-    num_objects: tuple[int, int] = (2, 6),
-    jumps: float = 0.0,
+    rng: np.random.Generator, *, num_frames: int = 16, size: int = CLIP_SIZE, num_objects: tuple[int, int] = (2, 6)
 ) -> Clip:
     """A random clip; at least one object is seen in it.
 
@@ -122,8 +116,6 @@ def render_clip(
         num_frames: F, at least 1. Passing behind a pillar takes about 10 frames, or a third of a shorter clip.
         size: side of the square frames in pixels, at least 64; objects and speeds grow with it.
         num_objects: inclusive range; crowded clips have more.
-        jumps: chance of an object in every frame to be elsewhere all at once, sometimes out of the picture until the
-            next time; then it can only be found again by its looks.
 
     Raises:
         ValueError: numbers that cannot be drawn.
@@ -144,8 +136,6 @@ def render_clip(
         scene = ground(rng, look, size + _PAN_PX, tint)
         pillar, hidden = _pillar(rng, scene, size, num_frames) if rng.random() < 0.4 else (None, None)
         actors = _cast(rng, look, scene, tint, size, num_frames, hidden)
-        if jumps:
-            actors = [replace(actor, centres=_with_jumps(rng, actor.centres, size, jumps)) for actor in actors]
         instance_maps, frames = _filmed(rng, look, scene, actors, pillar, size, num_frames)
         objects = tuple(_with_box(actor.about, instance_maps, number) for number, actor in enumerate(actors, start=1))
         seen = tuple(item for item in objects if item.box_xyxy_px != (0.0, 0.0, 0.0, 0.0))
@@ -239,20 +229,6 @@ def _path(
     leaves = rng.random() < 0.35 and meeting.velocity is None
     edge = -0.75 * diameter if leaves else 0.35 * diameter
     return _folded(meeting.point + way, edge, size - edge)
-
-
-def _with_jumps(rng: np.random.Generator, centres: np.ndarray, size: int, chance: float) -> np.ndarray:
-    """The way (F,2) in pieces, each somewhere else, some out of sight."""
-    starts = rng.random(len(centres)) < chance
-    starts[0] = False
-    piece = np.cumsum(starts)
-    places = rng.uniform(0.08, 0.92, (piece[-1] + 1, 2)) * size
-    is_away = rng.random(len(places)) < _AWAY_SHARE
-    is_away[0] = False
-    places[0] = centres[0]
-    first = np.searchsorted(piece, np.arange(len(places)))
-    moved = places[piece] + centres - centres[first][piece]
-    return np.where(is_away[piece, None], -10.0 * size, _folded(moved, 0.04 * size, 0.96 * size))
 
 
 def _circle(angles: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sam3.image_encoder import ImageEncoder
 from workbench.domains.clips import render_clip
 
-_STREAM, _JUMPING_STREAM = 31, 32  # apart from `render_clips` of the same seed, which others measure on
+_STREAM = 31  # apart from `render_clips` of the same seed, which others measure on
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class EncodedClip:
 
 
 class ClipPool:
-    """Clips by number; clip i depends on (seed, jumps, i) and the trunk's weights only.
+    """Clips by number; clip i depends on (seed, i) and the trunk's weights only.
 
     The folder holds `features.npy`, `instance_maps.npy` (both memory maps, filled in as needed) and `is_made.npy`:
     about 115 KB for every frame of 224 x 224 pixels of a trunk of 128 channels. A pool found there is gone on with.
@@ -45,16 +45,13 @@ class ClipPool:
         size: number of clips.
         num_frames: of every clip.
         seed: of the clips.
-        jumps: see `render_clip`.
 
     Raises:
         ValueError: the folder holds a pool of other sizes.
     """
 
-    def __init__(
-        self, folder: Path, encoder: ImageEncoder, *, size: int, num_frames: int, seed: int, jumps: float = 0.0
-    ):
-        self.encoder, self.size, self.num_frames, self.seed, self.jumps = encoder, size, num_frames, seed, jumps
+    def __init__(self, folder: Path, encoder: ImageEncoder, *, size: int, num_frames: int, seed: int):
+        self.encoder, self.size, self.num_frames, self.seed = encoder, size, num_frames, seed
         config = encoder.config
         grid, side = config.grid_size, config.image_size
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +65,9 @@ class ClipPool:
     def __getitem__(self, index: int) -> EncodedClip:
         if not self._is_made[index]:
             clip = render_clip(
-                np.random.default_rng([self.seed, _JUMPING_STREAM if self.jumps else _STREAM, index]),
+                np.random.default_rng([self.seed, _STREAM, index]),
                 num_frames=self.num_frames,
                 size=self.encoder.config.image_size,
-                jumps=self.jumps,
             )
             self._features[index] = encode_frames(self.encoder, clip.frames).half().cpu().numpy()
             self._instance_maps[index] = clip.instance_maps

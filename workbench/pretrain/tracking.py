@@ -36,9 +36,7 @@ from workbench.pretrain.tracking_losses import MIN_MEMORY_FRAMES, Hinting, mean_
 from workbench.pretrain.windows import draw_window
 
 _PYRAMID_RATE = 0.2  # of that of all else: it begins with what the detector has learnt
-_MEMORY_RATE = 0.1  # it begins by comparing looks, which the full rate destroys within a few hundred steps
 _WINDOWS_AT_ONCE = 2
-_JUMPS = 0.35  # chance of every object in every frame
 _COMPARED_CLIPS = 100  # that tell how to begin with memory
 
 
@@ -52,7 +50,6 @@ class Stage:
         learnt: see `window_loss`.
         with_pyramid: the feature pyramid learns, too.
         with_gaps, with_return: shares of windows, see `draw_window`.
-        with_jumps: share of windows from clips in which objects are elsewhere all at once.
     """
 
     steps: int
@@ -63,7 +60,6 @@ class Stage:
     with_pyramid: bool = False
     with_gaps: float = 0.0
     with_return: float = 0.0
-    with_jumps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class TrackingConfig:
     """The recipe of the tracker.
 
     Attributes:
-        clips: rendered clips in which objects move. jumping_clips: those in which they jump. clip_frames: of each.
+        clips: rendered clips. clip_frames: frames of each.
         stages: pictures alone; then pairs of frames of any distance, in which objects are found again by their looks;
             then longer windows with objects that hide and come back. The rate falls with the frames seen.
         warmup: frames in which the rate rises.
@@ -81,22 +77,11 @@ class TrackingConfig:
 
     seed: int = 0
     clips: int = 1200
-    jumping_clips: int = 800
     clip_frames: int = 24
     stages: tuple[Stage, ...] = (
-        Stage(steps=1600, windows=4, frames=1, objects=4, with_jumps=0.4),
+        Stage(steps=1200, windows=4, frames=1, objects=4),
         Stage(steps=400, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
-        Stage(
-            steps=1000,
-            windows=4,
-            frames=6,
-            objects=3,
-            learnt=0.7,
-            with_pyramid=True,
-            with_gaps=0.6,
-            with_return=0.4,
-            with_jumps=0.25,
-        ),
+        Stage(steps=700, windows=4, frames=6, objects=3, learnt=0.7, with_pyramid=True, with_gaps=0.7, with_return=0.5),
     )
     rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -200,19 +185,6 @@ def _start(tracker: Tracker) -> None:
             module.k.weight.copy_(module.q.weight)  # what is alike, in place or in looks, finds each other
 
 
-def _make_optimiser(pyramid: nn.ModuleList, tracker: Tracker, config: TrackingConfig) -> torch.optim.Optimizer:
-    """Pyramid and memory learn more slowly than the rest."""
-    memory = [*tracker.memory_attention.parameters(), *tracker.memory_encoder.parameters()]
-    for parameter in memory:
-        parameter.requires_grad_(False)
-    optimiser = make_optimiser(tracker, nn.Identity(), config.rate, config.weight_decay)
-    for parameter in memory:
-        parameter.requires_grad_(True)
-    for parameters, scale in ((list(pyramid.parameters()), _PYRAMID_RATE), (memory, _MEMORY_RATE)):
-        optimiser.add_param_group({"params": parameters, "scale": scale, "weight_decay": config.weight_decay})
-    return optimiser
-
-
 class TrackerRun:
     """The training of a tracker in a folder: clips, state, log and the averaged weights."""
 
@@ -222,17 +194,16 @@ class TrackerRun:
         self.model = model.to(device).eval()
         self.pyramid, self.tracker = tracked_parts(model)
         self.average = copy.deepcopy(nn.ModuleList([self.pyramid, self.tracker]))
-
-        def pool(name: str, size: int, jumps: float = 0.0) -> ClipPool:
-            length, seed = config.clip_frames, config.seed
-            return ClipPool(out / name, model.image_encoder, size=size, num_frames=length, seed=seed, jumps=jumps)
-
         if self.rank:
             dist.barrier()  # the first process makes the files
-        self.moving, self.jumping = pool("moving", config.clips), pool("jumping", config.jumping_clips, _JUMPS)
+        self.pool = ClipPool(
+            out / "pool", model.image_encoder, size=config.clips, num_frames=config.clip_frames, seed=config.seed
+        )
         if self.world > 1 and not self.rank:
             dist.barrier()
-        self.optimiser = _make_optimiser(self.pyramid, self.tracker, config)
+        self.optimiser = make_optimiser(self.tracker, nn.Identity(), config.rate, config.weight_decay)
+        pyramid = {"params": list(self.pyramid.parameters()), "scale": _PYRAMID_RATE}
+        self.optimiser.add_param_group({**pyramid, "weight_decay": config.weight_decay})
         self.step = 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 300) -> Sam3:
@@ -286,7 +257,7 @@ class TrackerRun:
         windows = [
             draw_window(
                 rng,
-                self.jumping if rng.random() < stage.with_jumps else self.moving,
+                self.pool,
                 stage.frames,
                 stage.objects,
                 with_gaps=bool(rng.random() < stage.with_gaps),
@@ -330,7 +301,7 @@ class TrackerRun:
         optimiser's moments are those of the other parts, which go on."""
         for part, mean in zip((self.pyramid, self.tracker), self.average, strict=True):
             part.load_state_dict(mean.state_dict())
-        clips = [self.moving[index] for index in range(min(_COMPARED_CLIPS, len(self.moving)))]
+        clips = [self.pool[index] for index in range(min(_COMPARED_CLIPS, len(self.pool)))]
         start_matching(self.tracker, self.pyramid[2], clips)
         self.average[1].load_state_dict(self.tracker.state_dict())
 

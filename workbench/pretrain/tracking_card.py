@@ -66,8 +66,7 @@ def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, rem
 `workbench pretrain-tracker --out runs/tracker` (seed {recipe["seed"]}) taught it to take clicks, boxes and masks and to follow objects through
 videos. The image model stayed frozen, byte for byte; the tracker and its feature pyramid, which began as a copy of the
 detector's, learnt on {recipe["clips"]} clips of {recipe["clip_frames"]} frames drawn by `workbench/domains/clips.py`: objects move, turn, grow, cross, hide
-behind a pillar, leave and come back, some beside a look-alike; and on {recipe["jumping_clips"]} in which they are elsewhere all at once
-every few frames, or gone, and can only be found by their looks. Steps, by
+behind a pillar, leave and come back, some beside a look-alike. Steps, by
 clips and frames at once: {steps};
 about {minutes:.0f} minutes on a part of one CPU core. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
 with rough outlines, some with a second click where the answer was wrong. Memory began by comparing looks

@@ -36,14 +36,12 @@ class Hinting:
         click, box: shares of windows whose objects are shown by a click or a box; a mask in all others.
         first_correction: share of the windows with a click or box in which a second click follows at once.
         later_correction: share of the windows in which a click comes in a later frame.
-        later_masks: share of the windows in which later frames are told by rough masks, as detections are.
     """
 
     click: float = 0.35
     box: float = 0.25
     first_correction: float = 0.25
     later_correction: float = 0.15
-    later_masks: float = 0.4
 
 
 def frame_loss(candidates: MaskCandidates, masks: Tensor) -> dict[str, Tensor]:
@@ -124,8 +122,6 @@ def window_loss(
     is_learnt[1:] |= (is_visible[:, 1:] != is_visible[:, :-1]).any(0)
     is_learnt[0] = True
     corrected = int(rng.integers(num_frames)) if rng.random() < hinting.later_correction else 0
-    told_share = rng.uniform(0.3, 1.0) if rng.random() < hinting.later_masks else 0.0
-    is_told = is_visible.all(0) & (rng.random(num_frames) < told_share)
     num_remembered = int(rng.integers(MIN_MEMORY_FRAMES, tracker.config.num_memory_frames + 1))
     bank = MemoryBank(num_remembered, by_quality=bool(rng.random() < BY_QUALITY))
     answers: list[tuple[int, dict[str, Tensor]]] = []
@@ -141,11 +137,7 @@ def window_loss(
                     outputs.append(tracker.step(features, hints=hints, with_memory=False))
             if is_learnt[time]:
                 answers += [(time, frame_loss(output.candidates, truth[:, time])) for output in outputs]
-        if time + 1 < num_frames and is_told[time] and not is_hinted:
-            with torch.no_grad():
-                told = _adopted(tracker, features, masks[:, time], rng)
-                bank.store(time, memory_of(tracker, features, told, is_conditioning=True))
-        elif time + 1 < num_frames:
+        if time + 1 < num_frames:
             with torch.set_grad_enabled(is_hinted):
                 entry = memory_of(tracker, features, outputs[-1], is_conditioning=is_hinted)
             # How to be written is learnt by what a hint shows. Through memory of memory gradients grow to several
@@ -173,18 +165,14 @@ def first_outputs(
     """What the first frame answers to a hint, and to a second click where there is one."""
     device, kind = features.coarse.device, rng.random()
     if kind >= hinting.click + hinting.box:
-        return [_adopted(tracker, features, masks, rng)]
+        rough = np.stack([roughened(rng, mask) for mask in masks])
+        return [tracker.adopt(features, torch.from_numpy(rough).to(device), with_memory=False)]
     hints = _to(clicks_of(rng, masks) if kind < hinting.click else boxes_of(rng, masks), device)
     outputs = [tracker.step(features, hints=hints, with_memory=False)]
     if rng.random() < hinting.first_correction:
         again = corrected_hints(rng, outputs[0], masks, hints)
         outputs.append(tracker.step(features, hints=again, with_memory=False))
     return outputs
-
-
-def _adopted(tracker: Tracker, features: FrameFeatures, masks: np.ndarray, rng: np.random.Generator) -> TrackerOutput:
-    rough = np.stack([roughened(rng, mask) for mask in masks])
-    return tracker.adopt(features, torch.from_numpy(rough).to(features.coarse.device), with_memory=False)
 
 
 def corrected_hints(rng: np.random.Generator, output: TrackerOutput, masks: np.ndarray, earlier: Hints | None) -> Hints:

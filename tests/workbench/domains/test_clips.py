@@ -87,21 +87,6 @@ def test_objects_are_hidden_for_about_ten_frames_and_come_back(clips: list[Clip]
     assert sum(5 <= gap <= 16 for gap in gaps) >= 3
 
 
-def test_with_jumps_objects_are_elsewhere_all_at_once_or_gone() -> None:
-    steps, gone, seen = [], 0, 0
-    for index in range(8):
-        clip = render_clip(np.random.default_rng([9, index]), num_frames=NUM_FRAMES, size=128, jumps=0.35)
-        for number, areas in enumerate(seen_pixels(clip), start=1):
-            masks = clip.masks(number)
-            seen, gone = seen + int((areas > 0).sum()), gone + int((areas == 0).sum())
-            places = [np.argwhere(mask).mean(axis=0) if mask.any() else None for mask in masks]
-            pairs = zip(places, places[1:], strict=False)
-            steps += [float(np.linalg.norm(b - a)) for a, b in pairs if a is not None and b is not None]
-    far = np.mean(np.array(steps) > 20)  # pixels of 128; a third jump, some of these only a little way
-    assert 0.15 < far < 0.4 and np.median(steps) < 6
-    assert 0.15 < gone / (gone + seen) < 0.5
-
-
 def test_objects_leave_over_the_edge_and_come_back(clips: list[Clip]) -> None:
     returns = 0
     for clip in clips:
