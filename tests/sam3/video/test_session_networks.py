@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from sam3.checkpoint import load_sam3
+from sam3.config import Sam3Config
 from sam3.image_encoder import to_pixel_values
 from sam3.masks import mend_masks
 from sam3.model import Sam3
@@ -226,3 +228,12 @@ def test_a_tracker_with_a_context_of_its_own_is_encoded_inside_it(clickable):
 def test_an_opened_video_keeps_its_own_rate(clickable):
     with pytest.raises(ValueError, match="give the rate to open_video"):
         VideoPredictor(clickable).open(open_video(noise(2)), frame_rate=5)
+
+
+def test_a_model_brings_its_own_rules_and_old_files_have_those_of_the_release():
+    tiny, written = Sam3Config.tiny(), Sam3Config.tiny().to_dict()
+    assert Sam3Config.from_dict(written) == tiny == load_sam3("tiny").config
+    assert tiny.video.recondition_every == 1 and VideoPredictor(load_sam3("tiny")).config == tiny.video
+    assert Sam3Config.from_dict({key: part for key, part in written.items() if key != "video"}).video == VideoConfig()
+    with pytest.raises(ValueError, match="sharpness"):
+        Sam3Config.from_dict({**written, "video": {"sharpness": 1}})
