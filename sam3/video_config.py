@@ -39,7 +39,7 @@ class VideoConfig:
         occlusion_iou: of two masklets with at least this mask IoU, one is suppressed: the one occluded more recently.
         min_front_share: what a masklet must have in front of the others to be remembered as it is.
         max_speck_share: holes and specks up to this share of the grid are mended; 16 pixels on 288 x 288.
-        recondition_every: every so many frames, strong detections are given to the tracker as prompts; 0: never.
+        recondition_every: every so many frames, strong detections are given to the tracker as prompts; below 1: never.
         recondition_score: what both the detection and the masklet's own score need for that.
         recondition_iou: what mask IoU they need.
         reference_quirks: do as the released code does where it departs from its own description: (1) a frame on which

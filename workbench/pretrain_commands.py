@@ -57,12 +57,13 @@ def pretrain_tracker(
 ) -> None:
     """Teach an image model to take clicks and to follow objects.
 
-    On rendered clips, as the tracker of the tiny model was trained; takes some
-    hours.
+    On rendered clips, as the tracker of the tiny model was trained; takes about
+    an hour on one core. Started by torchrun, processes share the work.
 
     \b
     Example:
       workbench pretrain-tracker --out runs/tracker
+      torchrun --nproc-per-node 2 -m workbench pretrain-tracker --out runs/tracker
       workbench pretrain-tracker --start runs/tiny/model.safetensors --steps 8000 --out runs/longer
     """
     from workbench.pretrain import TrackingConfig

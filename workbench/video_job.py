@@ -75,7 +75,7 @@ def compare_videos(
         ValueError: the model has no tracker, or the clips cannot be read.
     """
     model.require_tracker()
-    config, folder = config or model.config.video, Path(out)
+    folder = Path(out)
 
     def measured(follow: Follow, name: str, adapter_name: str = "") -> VideoEvaluation:
         return evaluate_videos(
@@ -155,7 +155,6 @@ def track_videos(
     """
     model.require_tracker()
     folder = Path(out)
-    config = config or model.config.video
     predictor = VideoPredictor(model, config=config) if adapter is None else video_predictor_for(adapter, config)
     found = evaluate_videos(
         follower(predictor),

@@ -335,7 +335,7 @@ def _to_recondition(
     candidates: Sequence[tuple[int, int]], carried: CarriedMasks, leaving: set[int], frame: int, config: VideoConfig
 ) -> tuple[tuple[int, int], ...]:
     """Those of the candidates whose masklets are sure of themselves, on the frames that are due."""
-    if not config.recondition_every or frame % config.recondition_every:
+    if config.recondition_every <= 0 or frame % config.recondition_every:
         return ()
     logits = carried.object_score_logits
     scores = dict(zip(carried.ids, (logits if config.reference_quirks else logits.sigmoid()).tolist(), strict=True))

@@ -202,8 +202,9 @@ def test_sure_masklets_are_reconditioned_on_frames_that_are_due(frame, logit, ou
     for config, expected in ((SHORT, ours), (REFERENCE, reference)):
         decisions, _ = step(born((0.9, LEFT)), frame, found((0.9, LEFT)), {0: LEFT}, config, logit=logit)
         assert decisions.recondition == (((0, 0),) if expected else ())
-    never = replace(SHORT, recondition_every=0)
-    assert step(born((0.9, LEFT)), 16, found((0.9, LEFT)), {0: LEFT}, never)[0].recondition == ()
+    for often in (0, -1):  # configs written elsewhere say -1
+        never = replace(SHORT, recondition_every=often)
+        assert step(born((0.9, LEFT)), 16, found((0.9, LEFT)), {0: LEFT}, never)[0].recondition == ()
 
 
 # --------------------------------------------------------------------------------------------------------------- users
