@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ CLASS_THRESHOLDS = TETA_THRESHOLDS[10:]  # 0.50, 0.55, ... 0.95
 _EPS = np.finfo(np.float64).eps
 _CLUSTER_IOU = 0.5  # a candidate this close to a true object belongs to its surroundings
 _SWITCH_IOU = 0.5
+ABSENCE_FRAMES = 8  # an object that was away for so long must be recognised again
 
 _Sums = TypeVar("_Sums", "HotaSums", "TetaSums")
 
@@ -120,6 +122,8 @@ class HotaSums:
         accuracy, recall, precision: sums over the matched masks of how well their two masklets agree over the video.
         iou: sum of the IoU of the matched masks.
         switches: (1,) times that an object goes over from one masklet to another, at IoU 0.5.
+        returns: (3,) times that an object comes back after at least `ABSENCE_FRAMES` frames; those of them in which it
+            has a masklet before and after, at IoU 0.5; and those in which it is the same one.
     """
 
     tp: np.ndarray
@@ -130,6 +134,7 @@ class HotaSums:
     precision: np.ndarray
     iou: np.ndarray
     switches: np.ndarray
+    returns: np.ndarray
 
 
 def hota_sums(overlap: MaskletOverlap) -> HotaSums:
@@ -146,6 +151,7 @@ def hota_sums(overlap: MaskletOverlap) -> HotaSums:
         precision=precision,
         iou=(matches.iou * is_hit).sum(axis=1),
         switches=np.array([_num_switches(matches)]),
+        returns=_returns(matches, overlap.true_area > 0),
     )
 
 
@@ -187,6 +193,21 @@ def _num_switches(matches: _Matches) -> int:
     is_hit = matches.iou >= _SWITCH_IOU - _EPS
     found, true = matches.found[is_hit], matches.true[is_hit]
     return sum(int((np.diff(found[true == number]) != 0).sum()) for number in np.unique(true))
+
+
+def _returns(matches: _Matches, is_true: np.ndarray) -> np.ndarray:
+    """`HotaSums.returns`; `is_true` (T, G) tells where the objects are."""
+    counts = np.zeros(3)
+    is_hit = matches.iou >= _SWITCH_IOU - _EPS
+    for number in range(is_true.shape[1]):
+        frames = np.flatnonzero(is_true[:, number])
+        stays = np.split(frames, np.flatnonzero(np.diff(frames) > ABSENCE_FRAMES) + 1)
+        is_own = is_hit & (matches.true == number)
+        masklets = [matches.found[is_own & np.isin(matches.frame, stay)] for stay in stays]
+        for before, after in pairwise(masklets):
+            is_seen = len(before) > 0 and len(after) > 0
+            counts += 1, is_seen, is_seen and before[-1] == after[0]
+    return counts
 
 
 def sum_of(sums: Sequence[_Sums]) -> _Sums:

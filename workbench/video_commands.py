@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,7 +156,7 @@ def _show(done: ComparedVideos) -> None:
     for name, delta in comparison.metrics.items():
         metric = VIDEO_METRICS[name]
         cells = [metric.text(delta.before), metric.text(delta.after), metric.text(delta.delta, has_sign=True)]
-        others = [metric.text(linked.metrics[name].before)] if linked else []
+        others = [metric.text(linked.metrics[name].before if name in linked.metrics else math.nan)] if linked else []
         table.add_row(name, *cells, interval_text(name, delta), *others)
     Console().print(table, highlight=False)
     if linked:

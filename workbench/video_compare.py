@@ -61,7 +61,8 @@ class VideoComparison:
 
     Args:
         before, after: model, adapter, data, seconds and frames of each.
-        metrics: `VIDEO_METRICS` -> Delta; only the time per frame without labels.
+        metrics: `VIDEO_METRICS` -> Delta, but for those that are undefined on both sides; only the time per frame
+            without labels.
         pairs: every pair, regressions first.
         num_clips, num_resamples: of the bootstrap.
         note: what to know before trusting the intervals; empty when there is nothing to say.
@@ -178,12 +179,16 @@ def compare_evaluations(
     return VideoComparison(
         before=_description(before),
         after=_description(after),
-        metrics={name: metrics[name] for name in VIDEO_METRICS if name in metrics},
+        metrics={name: metrics[name] for name in VIDEO_METRICS if name in metrics and _is_known(metrics[name])},
         pairs=tuple(worst_first),
         num_clips=num_clips,
         num_resamples=num_resamples if num_clips >= MIN_GROUPS_FOR_INTERVAL else 0,
         note=_note(before, num_clips),
     )
+
+
+def _is_known(delta: Delta) -> bool:
+    return not (math.isnan(delta.before) and math.isnan(delta.after))
 
 
 def _check_same(before: VideoEvaluation, after: VideoEvaluation) -> None:

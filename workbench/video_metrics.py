@@ -1,4 +1,5 @@
-"""SA-Co video metrics: cgF1 on masklets, HOTA per phrase (pHOTA), TETA, average precision, J&F and identity switches.
+"""SA-Co video metrics: cgF1 on masklets, HOTA per phrase (pHOTA), TETA, average precision, J&F, and how well identities
+are kept.
 
 A masklet is one object over time. A (video, phrase) pair plays the part that an (image, phrase) pair plays in
 `pair_metrics`: its candidates and true objects are masklets, and their IoU is taken over all frames at once.
@@ -17,7 +18,7 @@ from workbench.formats.rle import mask_of
 from workbench.mask_quality import mask_quality
 from workbench.pair_metrics import PairCounts, aggregate, pair_counts, rle_iou
 from workbench.ranking import average_precision
-from workbench.video_association import HotaSums, MaskletOverlap, hota_sums, hota_values, teta_sums, teta_values
+from workbench.video_association import HotaSums, MaskletOverlap, hota_sums, hota_values, sum_of, teta_sums, teta_values
 
 _SCORE_THRESHOLD = 0.5
 _IOU_TYPES: tuple[Literal["bbox", "mask"], ...] = ("bbox", "mask")
@@ -84,7 +85,7 @@ def saco_video_statistics(
 
 
 def saco_video_metrics(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """All video metrics of the SA-Co evaluator for file contents, and J&F and identity switches besides.
+    """All video metrics of the SA-Co evaluator for file contents, and J&F, identity switches and returns besides.
 
     Args:
         ground_truth: `videos` (id, length), `annotations` (one per true masklet: video_id, category_id, segmentations
@@ -95,11 +96,12 @@ def saco_video_metrics(ground_truth: Mapping[str, Any], predictions: Sequence[Ma
             Categories that the ground truth does not have are left out.
 
     Returns:
-        Name -> value. `video_{bbox|mask}_...`: fractions, except `..._id_switches` (a number) and `video_mask_teta` to
-        `..._cls_pr` (per cent). `..._demo_ilmcc_50` and `_75` are NaN where F1 is 0, and the `demo` values for
-        cgF1 and MCC are NaN without `video_np_pairs`: both as in the evaluator. J&F is the mean over all true
-        masklets and the frames on which either side is there, 0 for an object without masklet. Without any prediction
-        all values are 0.
+        Name -> value. `video_{bbox|mask}_...`: fractions, except `video_mask_teta` to `..._cls_pr` (per cent) and the
+        numbers `..._id_switches`, `..._id_returns` (objects that came back after eight frames or more),
+        `..._id_returns_seen` (with a masklet before and after) and `..._id_returns_kept` (with the same one).
+        `..._demo_ilmcc_50` and `_75` are NaN where F1 is 0, and the `demo` values for cgF1 and MCC are NaN without
+        `video_np_pairs`: both as in the evaluator. J&F is the mean over all true masklets and the frames on which
+        either side is there, 0 for an object without masklet. Without any prediction all values are 0.
 
     Raises:
         ValueError: no object and no pair, a masklet of an unknown video, one without masks, or one with another
@@ -177,7 +179,10 @@ def _association_values(videos: Mapping[int, _Video], pairs: list[tuple[int, int
     """HOTA with every pair as a sequence of its own."""
     sums = [_hota(videos[video_id], category) for video_id, category in pairs]
     values = {f"video_{iou_type}_all_phrase_{name}": value for name, value in hota_values(sums).items()}
-    return values | {f"video_{iou_type}_id_switches": float(sum(int(entry.switches[0]) for entry in sums))}
+    total = sum_of(sums)
+    returns, seen, kept = total.returns.tolist()
+    values |= {f"video_{iou_type}_id_switches": float(total.switches[0]), f"video_{iou_type}_id_returns": returns}
+    return values | {f"video_{iou_type}_id_returns_seen": seen, f"video_{iou_type}_id_returns_kept": kept}
 
 
 def _precision_values(videos: Mapping[int, _Video], pairs: list[tuple[int, int]], iou_type: str) -> dict[str, float]:

@@ -47,6 +47,7 @@ VIDEO_METRICS = {
     "J&F": VideoMetric("overlap of masks and of their outlines, mean over the labelled objects"),
     "TETA": VideoMetric("finding, keeping apart and naming, one third each; without interval"),
     "id_switches": VideoMetric("times that an object goes over to another masklet; lower is better", 1, 0, True),
+    "id_survival": VideoMetric("objects that were away for eight frames or more and are the same masklet as before"),
     "seconds_per_frame": VideoMetric("time for all phrases of a clip, reading included; lower is better", 1, 3, True),
 }
 
@@ -73,7 +74,8 @@ class VideoStatistics:
             weights: (R, V) how often each clip counts.
 
         Returns:
-            `VIDEO_METRICS` but TETA -> (R,) values, NaN where undefined; fractions but for the last two.
+            `VIDEO_METRICS` but TETA -> (R,) values, NaN where undefined; fractions but for `id_switches` and
+            `seconds_per_frame`.
         """
         by_pair = weights[:, self.clip_of_pair]
         by_mask = rates(Tally.of([pair.counts for pair in self.pairs]).weighted(by_pair))
@@ -82,6 +84,8 @@ class VideoStatistics:
         values |= self._association(by_pair)
         values["J&F"] = self._quality(by_pair)
         values["id_switches"] = by_pair @ np.array([pair.hota.switches[0] for pair in self.pairs], dtype=np.float64)
+        _, seen, kept = (by_pair @ np.stack([pair.hota.returns for pair in self.pairs])).T
+        values["id_survival"] = np.divide(kept, seen, out=np.full_like(seen, np.nan), where=seen > 0)
         values["seconds_per_frame"] = (weights @ self.seconds) / (weights @ self.num_frames)
         return values
 

@@ -47,7 +47,7 @@ def without_first(masklets: list[Masklet], clip: VideoClip) -> list[Masklet]:
 def test_against_itself_all_changes_are_zero(clips: list[VideoClip]) -> None:
     evaluation = measured(clips, without_first)
     comparison = compare_evaluations(evaluation, evaluation, num_resamples=50)
-    assert set(comparison.metrics) == set(VIDEO_METRICS)
+    assert set(comparison.metrics) == set(VIDEO_METRICS) - {"id_survival"}  # no object was away for long
     for name, delta in comparison.metrics.items():
         assert delta.delta == 0 and not delta.is_certain, name
         assert delta.ci95 == (None if name == "TETA" else (0.0, 0.0)), name

@@ -14,7 +14,11 @@ from workbench.video_metrics import saco_video_metrics, saco_video_pair_metrics
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics"
 CASES = sorted((GOLDEN / "video").glob("*.json"))
-OWN = {"video_bbox_id_switches", "video_mask_id_switches", "video_mask_J", "video_mask_F", "video_mask_JF"}
+OWN = {"video_mask_J", "video_mask_F", "video_mask_JF"} | {
+    f"video_{kind}_id_{what}"
+    for kind in ("bbox", "mask")
+    for what in ("switches", "returns", "returns_seen", "returns_kept")
+}
 
 
 def read(path: Path) -> dict:
@@ -129,6 +133,24 @@ def test_identity_switches_count_changes_of_the_masklet_on_an_object():
     assert saco_video_metrics(truth, crossing)["video_mask_id_switches"] == 4.0  # each object goes over and back
     steady = [masklet(1, 1, STILL, 0.9), masklet(1, 1, FAR, 0.8)]
     assert saco_video_metrics(truth, steady)["video_mask_id_switches"] == 0.0
+
+
+def returns_of(true: list[list], found: list[list]) -> list[float]:
+    truth = truth_of([masklet(1, 1, boxes) for boxes in true])
+    values = saco_video_metrics(truth, [masklet(1, 1, boxes, 0.9) for boxes in found])
+    return [values[f"video_mask_id_returns{ending}"] for ending in ("", "_seen", "_kept")]
+
+
+def test_an_object_that_was_away_must_come_back_as_the_same_masklet():
+    here, there, gap, no = [STILL[0]] * 2, [FAR[0]] * 2, [None] * 8, [None] * 2
+    true = [here + gap + here]
+    assert returns_of(true, [here + gap + here]) == [1, 1, 1]
+    assert returns_of(true, [here + gap + no, no + gap + here]) == [1, 1, 0]  # another number
+    assert returns_of(true, [here + gap + there]) == [1, 0, 0]  # what was taken up elsewhere is not the object
+    assert returns_of(true, [no + gap + here]) == [1, 0, 0]
+    assert returns_of([here + gap[1:] + here], [here + gap[1:] + here]) == [0, 0, 0]  # not away for long
+    twice = here + gap + here + gap + there
+    assert returns_of([twice], [here + gap + here + gap + no, no + gap + no + gap + there]) == [2, 2, 1]
 
 
 def test_wrong_phrase_is_right_place_and_wrong_class_for_teta():
