@@ -58,7 +58,7 @@ def pretrain_tracker(
     """Teach an image model to take clicks and to follow objects.
 
     On rendered clips, as the tracker of the tiny model was trained; takes about
-    an hour on one core. Started by torchrun, processes share the work.
+    three hours on one core. Started by torchrun, processes share the work.
 
     \b
     Example:

@@ -35,6 +35,7 @@ from workbench.pretrain import measure_tracking as measure
 from workbench.pretrain.clip_pool import ClipPool, EncodedClip, encode_frames
 from workbench.pretrain.tracking import TrackerRun, tracked_parts, with_new_tracker
 from workbench.pretrain.tracking_losses import HIDDEN_WEIGHT, Hinting, frame_loss, window_loss
+from workbench.pretrain.tracking_recipe import Position, rate_shares
 from workbench.pretrain.windows import (
     MIN_FIRST_PX,
     boxes_of,
@@ -77,7 +78,11 @@ TRACKER = TrackerConfig(memory_width=12, memory_attention=TransformerConfig(1, 1
 RECIPE = TrackingConfig(
     clips=2,
     clip_frames=6,
-    stages=(Stage(2, 1, 1, 2), Stage(2, 2, 3, 2, with_gaps=0.5), Stage(1, 2, 5, 2, learnt=0.3)),
+    stages=(
+        Stage(2, 1, 1, 2),
+        Stage(2, 2, 3, 2, with_gaps=0.5, starts_memory=True),
+        Stage(1, 2, 5, 2, learnt=0.3, cycle=1, memory_rate=0.1),
+    ),
     warmup=2,
     checkpoint_every=2,
 )
@@ -287,9 +292,10 @@ import torch
 from sam3.checkpoint import load_sam3
 from workbench.pretrain import TrackingConfig
 from workbench.pretrain.run import join_processes
-from workbench.pretrain.tracking import Stage, TrackerRun, with_only_tracker_trained
+from workbench.pretrain.tracking import TrackerRun, with_only_tracker_trained
+from workbench.pretrain.tracking_recipe import Stage
 torch.set_num_threads(1)
-recipe = TrackingConfig(clips=2, clip_frames=6, stages=(Stage(2, 4, 1, 2), Stage(1, 2, 5, 2)))
+recipe = TrackingConfig(clips=2, clip_frames=6, stages=(Stage(2, 4, 1, 2), Stage(1, 2, 5, 2, starts_memory=True)))
 device = join_processes("cpu")
 model = with_only_tracker_trained(load_sam3(sys.argv[1]))
 TrackerRun(Path(sys.argv[2]), recipe, model, device).train()
@@ -324,17 +330,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_model: Sam3, tmp_path: 
         train(tmp_path / "whole", image_model, replace(RECIPE, rate=1e-4))
 
 
-def test_stages_and_the_frames_seen_before_a_step() -> None:
+def test_where_a_step_is() -> None:
+    first, second, third = RECIPE.stages
     assert [RECIPE.at(step) for step in (0, 1, 2, 4)] == [
-        (RECIPE.stages[0], 0),
-        (RECIPE.stages[0], 1),
-        (RECIPE.stages[1], 2),
-        (RECIPE.stages[2], 14),
+        Position(first, begins_stage=True, begins_cycle=True, step=0, frames_seen=0, frames=14),
+        Position(first, begins_stage=False, begins_cycle=False, step=1, frames_seen=1, frames=14),
+        Position(second, begins_stage=True, begins_cycle=False, step=2, frames_seen=2, frames=14),
+        Position(third, begins_stage=True, begins_cycle=True, step=0, frames_seen=0, frames=10),
     ]
-    assert RECIPE.frames == 24
     assert [stage.steps for stage in RECIPE.shortened(3).stages] == [1, 1, 1]
     with pytest.raises(IndexError):
         RECIPE.at(5)
+
+
+def test_what_compares_looks_is_kept_where_memory_learns_slowly(image_model: Sam3, tmp_path: Path) -> None:
+    stages = tuple(replace(stage, with_pyramid=True) for stage in RECIPE.stages)
+    run = train(tmp_path, image_model, replace(RECIPE, stages=stages), stop_after=4)
+    before = {name: value.clone() for name, value in run.averaged().state_dict().items()}
+    train(tmp_path, image_model, replace(RECIPE, stages=stages))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    after = {f"tracker.{name}": value for name, value in state["tracker"].items()}
+    after |= {f"image_encoder.tracker_pyramid.{name}": value for name, value in state["pyramid"].items()}
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    layer = "tracker.memory_attention.layers.0"
+    kept = {f"{layer}.memory_attention.q.weight", f"{layer}.memory_attention.k.weight"}
+    kept |= {"tracker.memory_encoder.image_project.weight", "image_encoder.tracker_pyramid.2.conv3.weight"}
+    assert kept <= same
+    learnt = {f"{layer}.memory_attention.v.weight", "tracker.memory_encoder.mask_project.weight"}
+    learnt |= {"image_encoder.tracker_pyramid.0.conv3.weight", "tracker.mask_decoder.fine_conv.weight"}
+    assert not learnt & same
+    assert set(rate_shares(RECIPE.stages[0]).values()) == {0.0, 1.0}  # the pyramid waits for memory
 
 
 # ------------------------------------------------------------------------------------------------------- measuring
@@ -396,7 +421,7 @@ def finished(image_model: Sam3, tmp_path_factory: pytest.TempPathFactory) -> Pat
     follow_table = measure.follow_table
     with pytest.MonkeyPatch.context() as patch:  # two short clips in place of many
         patch.setattr(measure, "follow_table", lambda model, clips, frames, seed=7: follow_table(model, 2, 4, seed))
-        few = {"num_clips": 2, "num_cases": 1, "num_shift_clips": 1}
+        few: dict[str, Any] = {"num_clips": 2, "num_cases": 1, "num_return_clips": 1, "num_shift_clips": 1}
         path = pretrain_tracker(out, RECIPE, start=out / "image.safetensors", tracker=TRACKER, device="cpu", **few)
     assert path == out / "model.safetensors"
     return out
@@ -417,6 +442,9 @@ def test_the_saved_model_detects_as_before_and_follows(finished: Path) -> None:
     assert hidden["cases"] >= 1
     for kind in ("click", "mask"):
         assert (hidden[f"{kind}_kept"] is None) == (hidden[f"{kind}_followed"] == 0)
+    returns = table["returns"]
+    assert returns["clips"] == 1 and returns["returns"] >= 1
+    assert all(0 <= returns[way]["kept"] <= returns[way]["seen"] <= returns["returns"] for way in ("linked", "tracker"))
     assert table["follow"]["mask"]["first"] > 0.7 and table["follow"]["mask"]["stays"] < 1
     assert table["score_shift"] in measure.SCORE_SHIFTS
     assert table["score_shifts"][str(table["score_shift"])] == max(table["score_shifts"].values())

@@ -5,8 +5,8 @@ from workbench.pretrain.card import write_card
 from workbench.pretrain.measure import held_out_table, pretrain
 from workbench.pretrain.measure_tracking import pretrain_tracker, tracking_table
 from workbench.pretrain.run import PretrainConfig
-from workbench.pretrain.tracking import Stage, TrackingConfig
 from workbench.pretrain.tracking_card import write_tracker_card
+from workbench.pretrain.tracking_recipe import Stage, TrackingConfig
 
 __all__ = [
     "PretrainConfig",

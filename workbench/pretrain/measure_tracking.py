@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from sam3.checkpoint import load_sam3, save
 from sam3.config import Sam3Config, TrackerConfig
 from sam3.model import Sam3
+from sam3.predictor import ImagePredictor, VideoPredictor
 from sam3.tracker.memory_bank import MemoryBank
 from sam3.tracker.tracker import FrameFeatures, Tracker, TrackerOutput
 from workbench.domains.clips import Clip, render_clip
@@ -31,17 +33,20 @@ from workbench.pretrain.clip_pool import encode_frames
 from workbench.pretrain.run import join_processes
 from workbench.pretrain.tracking import (
     TrackerRun,
-    TrackingConfig,
     tracked_parts,
     with_new_tracker,
     with_only_tracker_trained,
 )
 from workbench.pretrain.tracking_losses import memory_of
+from workbench.pretrain.tracking_recipe import TrackingConfig
 from workbench.pretrain.windows import MIN_FIRST_PX, clicks_of
+from workbench.video_association import ABSENCE_FRAMES
+from workbench.video_baseline import LinkedDetections
+from workbench.video_clips import VideoClip
+from workbench.video_evaluate import Follow, evaluate_videos, follower
 
 HELD_OUT_SEED = 990_011
 SCORE_SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-MIN_HIDDEN_FRAMES = 8
 Shown = Literal["click", "mask"]
 
 
@@ -62,7 +67,7 @@ class Absence:
     is_inside: bool
 
 
-def absences(masks: NDArray[np.bool_], min_frames: int = MIN_HIDDEN_FRAMES) -> list[Absence]:
+def absences(masks: NDArray[np.bool_], min_frames: int = ABSENCE_FRAMES) -> list[Absence]:
     """The long absences of an object (F, H, W) after which it comes back."""
     is_seen = np.asarray(masks.any((1, 2)))
     changes = np.flatnonzero(np.diff(is_seen.astype(int)))
@@ -75,7 +80,7 @@ def absences(masks: NDArray[np.bool_], min_frames: int = MIN_HIDDEN_FRAMES) -> l
         stop = next((t for t in range(end, len(masks)) if not is_seen[t]), len(masks))
         last = masks[start - 1]
         touches = last[0].any() or last[-1].any() or last[:, 0].any() or last[:, -1].any()
-        before = tuple(np.flatnonzero(is_seen[:start])[-MIN_HIDDEN_FRAMES:].tolist())
+        before = tuple(np.flatnonzero(is_seen[:start])[-ABSENCE_FRAMES:].tolist())
         found.append(Absence(before, (start, end - 1), tuple(range(end, stop)), not touches))
     return found
 
@@ -221,9 +226,50 @@ def overlaps(found: NDArray[np.bool_], truth: NDArray[np.bool_], frames: Sequenc
     return bool(np.median([mask_quality(found[time], truth[time]).region for time in frames]) >= 0.5)
 
 
-def tracking_table(model: Sam3, *, num_clips: int = 40, num_frames: int = 24, num_cases: int = 30) -> dict[str, Any]:
-    """Both tables for a model as it is saved."""
-    return {"follow": follow_table(model, num_clips, num_frames), "survival": survival_table(model, num_cases)}
+def return_table(model: Sam3, num_clips: int, num_frames: int = 32, seed: int = HELD_OUT_SEED + 2) -> dict[str, Any]:
+    """Whether an object that a phrase finds, and that was away for at least eight frames, keeps its masklet.
+
+    Clips with such an object are asked for it by a phrase: by the tracker, and by detections linked frame by frame.
+
+    Returns:
+        "clips", and "returns", how often an object comes back; and for "linked" and "tracker", "seen": how many of
+        these have a masklet before and after at an IoU of one half, and "kept": how many of these have the same one.
+    """
+    clips = list(islice(_clips_of_returns(num_frames, model.config.image_encoder.image_size, seed), num_clips))
+    ways: dict[str, Follow] = {
+        "linked": LinkedDetections(ImagePredictor(model)),
+        "tracker": follower(VideoPredictor(model)),
+    }
+    table: dict[str, Any] = {"clips": num_clips}
+    for name, way in ways.items():
+        found = evaluate_videos(way, clips, model_name=name, data_name="returns").statistics()
+        returns, seen, kept = (int(sum(pair.hota.returns[part] for pair in found.pairs)) for part in range(3))
+        table |= {"returns": returns, name: {"seen": seen, "kept": kept}}
+    return table
+
+
+def _clips_of_returns(num_frames: int, size: int, seed: int) -> Iterator[VideoClip]:
+    """Clips in which an object comes back, with the first phrase that is true of it."""
+    for index in count():
+        clip = render_clip(np.random.default_rng([seed, index]), num_frames=num_frames, size=size)
+        returning = [one for number, one in enumerate(clip.objects, start=1) if absences(clip.masks(number))]
+        phrase = next((phrase for phrase in clip.phrases if any(map(phrase.matches, returning))), None)
+        if phrase is not None:
+            labels = clip.to_labels(f"returns-{index:04d}")
+            asked = tuple(masklet for masklet in labels.masklets if masklet.phrase == phrase.text)
+            truth = replace(labels, masklets=asked, phrases=(phrase.text,))
+            yield VideoClip(labels.name, clip.frames, truth.phrases, truth)
+
+
+def tracking_table(
+    model: Sam3, *, num_clips: int = 40, num_frames: int = 24, num_cases: int = 30, num_return_clips: int = 40
+) -> dict[str, Any]:
+    """All three tables for a model as it is saved."""
+    return {
+        "follow": follow_table(model, num_clips, num_frames),
+        "survival": survival_table(model, num_cases),
+        "returns": return_table(model, num_return_clips),
+    }
 
 
 @torch.no_grad()
@@ -270,6 +316,7 @@ def pretrain_tracker(
     device: str | torch.device | None = None,
     num_clips: int = 40,
     num_cases: int = 30,
+    num_return_clips: int = 40,
     num_shift_clips: int = 12,
 ) -> Path:
     """Teaches an image model to take clicks and to follow; all its other weights stay as they are.
@@ -284,7 +331,8 @@ def pretrain_tracker(
         go_on: keep that tracker; the usual recipe is then `TrackingConfig.last_stage`.
         tracker: its sizes; default those of `Sam3Config.tiny()`.
         device: default CUDA when there is one, else the CPU.
-        num_clips, num_cases: of the final measurement, see `follow_table` and `survival_table`.
+        num_clips, num_cases, num_return_clips: of the final measurement, see `follow_table`, `survival_table` and
+            `return_table`.
         num_shift_clips: on which the threshold of the object score is settled, see `score_shift_table`.
 
     Returns:
@@ -307,7 +355,8 @@ def pretrain_tracker(
     run = TrackerRun(out, config, whole, join_processes(device))
     model, path = run.train(validate), out / "model.safetensors"
     if run.rank == 0:
-        _finish(model, path, config, image_model.load_report.metadata, num_clips, num_cases, num_shift_clips)
+        measured = {"num_clips": num_clips, "num_cases": num_cases, "num_return_clips": num_return_clips}
+        _finish(model, path, config, image_model.load_report.metadata, num_shift_clips, measured)
     if dist.is_initialized():
         dist.barrier()
     return path
@@ -318,16 +367,15 @@ def _finish(
     path: Path,
     config: TrackingConfig,
     metadata: Mapping[str, str],
-    num_clips: int,
-    num_cases: int,
     num_shift_clips: int,
+    measured: Mapping[str, int],
 ) -> None:
-    """Settles the object score, saves the weights and measures them."""
+    """Settles the object score, saves the weights and measures them; `measured` as `tracking_table` takes it."""
     shifts = score_shift_table(model, num_shift_clips)
     shift = best_shift(shifts)
     shift_object_score(model, shift)
     save(model, path, dtype=torch.float16, metadata={**metadata, "tracker_recipe": json.dumps(asdict(config))})
-    table = tracking_table(model.half().float(), num_clips=num_clips, num_cases=num_cases) | {
+    table = tracking_table(model.half().float(), **measured) | {
         "recipe": asdict(config),
         "score_shift": shift,
         "score_shifts": {str(one): round(value, 4) for one, value in shifts.items()},

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,93 +31,13 @@ from workbench.finetune import rate_factor
 from workbench.pretrain.clip_pool import ClipPool
 from workbench.pretrain.initialise import look_at_neighbours
 from workbench.pretrain.matching import start_matching
-from workbench.pretrain.run import make_optimiser, share_gradients
-from workbench.pretrain.tracking_losses import MIN_MEMORY_FRAMES, Hinting, mean_values, window_loss
+from workbench.pretrain.run import share_gradients
+from workbench.pretrain.tracking_losses import MIN_MEMORY_FRAMES, mean_values, window_loss
+from workbench.pretrain.tracking_recipe import Position, TrackingConfig, rate_shares
 from workbench.pretrain.windows import draw_window
 
-_PYRAMID_RATE = 0.2  # of that of all else: it begins with what the detector has learnt
 _WINDOWS_AT_ONCE = 2
 _COMPARED_CLIPS = 100  # that tell how to begin with memory
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the training.
-
-    Attributes:
-        steps: optimiser steps.
-        windows: windows per step. frames: of each. objects: at most so many of each.
-        learnt: see `window_loss`.
-        with_pyramid: the feature pyramid learns, too.
-        with_gaps, with_return: shares of windows, see `draw_window`.
-    """
-
-    steps: int
-    windows: int
-    frames: int
-    objects: int
-    learnt: float = 1.0
-    with_pyramid: bool = False
-    with_gaps: float = 0.0
-    with_return: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """The recipe of the tracker.
-
-    Attributes:
-        clips: rendered clips. clip_frames: frames of each.
-        stages: pictures alone; then pairs of frames of any distance, in which objects are found again by their looks;
-            then longer windows with objects that hide and come back. The rate falls with the frames seen.
-        warmup: frames in which the rate rises.
-        ema: decay of the averaged weights, which are what is saved.
-        hinting: how objects are shown.
-    """
-
-    seed: int = 0
-    clips: int = 1200
-    clip_frames: int = 24
-    stages: tuple[Stage, ...] = (
-        Stage(steps=1200, windows=4, frames=1, objects=4),
-        Stage(steps=400, windows=8, frames=2, objects=3, with_pyramid=True, with_gaps=1.0),
-        Stage(steps=700, windows=4, frames=6, objects=3, learnt=0.7, with_pyramid=True, with_gaps=0.7, with_return=0.5),
-    )
-    rate: float = 1.5e-3
-    weight_decay: float = 0.02
-    warmup: int = 100
-    ema: float = 0.998
-    checkpoint_every: int = 50
-    hinting: Hinting = field(default_factory=Hinting)
-
-    @property
-    def steps(self) -> int:
-        """Of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-    @property
-    def frames(self) -> int:
-        """Seen in all stages."""
-        return sum(stage.steps * stage.windows * stage.frames for stage in self.stages)
-
-    def last_stage(self) -> TrackingConfig:
-        """What a tracker that can follow already is taught further."""
-        return replace(self, stages=self.stages[-1:], rate=self.rate / 2)
-
-    def shortened(self, steps: int) -> TrackingConfig:
-        """The same with about so many steps in all stages together, one in each at least."""
-        stages = (replace(s, steps=max(1, round(s.steps * steps / self.steps))) for s in self.stages)
-        return replace(self, stages=tuple(stages))
-
-    def at(self, step: int) -> tuple[Stage, int]:
-        """The stage that a step, counted from 0, belongs to, and how many frames were seen before it."""
-        seen = 0
-        for stage in self.stages:
-            per_step = stage.windows * stage.frames
-            if step < stage.steps:
-                return stage, seen + step * per_step
-            step, seen = step - stage.steps, seen + stage.steps * per_step
-        raise IndexError(f"the stages have {self.steps} steps")
 
 
 def with_new_tracker(model: Sam3, tracker: TrackerConfig, seed: int) -> Sam3:
@@ -201,9 +121,7 @@ class TrackerRun:
         )
         if self.world > 1 and not self.rank:
             dist.barrier()
-        self.optimiser = make_optimiser(self.tracker, nn.Identity(), config.rate, config.weight_decay)
-        pyramid = {"params": list(self.pyramid.parameters()), "scale": _PYRAMID_RATE}
-        self.optimiser.add_param_group({**pyramid, "weight_decay": config.weight_decay})
+        self.optimiser = self._new_optimiser()
         self.step = 0
 
     def train(self, validate: Callable[[Sam3], dict[str, float]] | None = None, validate_every: int = 300) -> Sam3:
@@ -245,13 +163,17 @@ class TrackerRun:
 
     def _one_step(self) -> dict[str, float]:
         config, rng = self.config, np.random.default_rng([self.config.seed, 5, self.step])
-        stage, frames_seen = config.at(self.step)
-        factor = rate_factor(frames_seen, config.frames, config.warmup)
+        position = config.at(self.step)
+        stage = position.stage
+        if position.begins_stage:
+            self._begin(position)
+        rate = config.rate if stage.cycle == 0 else config.later_rate
+        rate *= rate_factor(position.frames_seen, position.frames, config.warmup)
+        shares = rate_shares(stage)
         for group in self.optimiser.param_groups:
-            group["lr"] = config.rate * factor * group["scale"]
-        self.pyramid.requires_grad_(stage.with_pyramid)
-        if self.step and stage.frames > 1 and config.at(self.step - 1)[0].frames == 1:
-            self._start_remembering()
+            group["lr"] = rate * shares[group["kind"]]
+            for parameter in group["params"]:
+                parameter.requires_grad_(shares[group["kind"]] > 0)
         self.tracker.train()
         self.optimiser.zero_grad(set_to_none=True)
         windows = [
@@ -289,21 +211,41 @@ class TrackerRun:
                 f"the gradient is not finite at step {self.step}; resume from the last checkpoint with a lower rate"
             )
         self.optimiser.step()
-        decay = min(config.ema, (self.step + 1) / (self.step + 10))
+        decay = min(config.ema, (position.step + 1) / (position.step + 10))
         with torch.no_grad():
             for mean, part in zip(self.average, (self.pyramid, self.tracker), strict=True):
                 for slow, value in zip(mean.parameters(), part.parameters(), strict=True):
                     slow.lerp_(value, 1 - decay)
         return {**mean_values(parts), "gradient": norm}
 
-    def _start_remembering(self) -> None:
-        """From the averaged weights on, objects are found again by their looks. Memory has learnt nothing yet, so the
-        optimiser's moments are those of the other parts, which go on."""
-        for part, mean in zip((self.pyramid, self.tracker), self.average, strict=True):
-            part.load_state_dict(mean.state_dict())
-        clips = [self.pool[index] for index in range(min(_COMPARED_CLIPS, len(self.pool)))]
-        start_matching(self.tracker, self.pyramid[2], clips)
-        self.average[1].load_state_dict(self.tracker.state_dict())
+    def _begin(self, position: Position) -> None:
+        """What happens before the first step of a stage. Where memory starts within a cycle, the optimiser's moments of
+        the other parts go on."""
+        if position.begins_cycle or position.stage.starts_memory:
+            for part, mean in zip((self.pyramid, self.tracker), self.average, strict=True):
+                part.load_state_dict(mean.state_dict())
+        if position.begins_cycle:
+            self.optimiser = self._new_optimiser()
+        if position.stage.starts_memory:
+            clips = [self.pool[index] for index in range(min(_COMPARED_CLIPS, len(self.pool)))]
+            start_matching(self.tracker, self.pyramid[2], clips)
+            self.average[1].load_state_dict(self.tracker.state_dict())
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        """AdamW with a group for each of `rate_shares`, no weight decay on vectors and embeddings."""
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for name, parameter in nn.ModuleDict({"pyramid": self.pyramid, "tracker": self.tracker}).named_parameters():
+            is_matrix = parameter.ndim > 1 and "embed" not in name
+            groups.setdefault((_kind_of(name), is_matrix), []).append(parameter)
+        return torch.optim.AdamW(
+            [
+                {"params": parameters, "kind": kind, "weight_decay": self.config.weight_decay if is_matrix else 0.0}
+                for (kind, is_matrix), parameters in groups.items()
+            ],
+            lr=self.config.rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
 
     def _log(self, values: dict[str, Any]) -> None:
         line = {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
@@ -339,3 +281,14 @@ class TrackerRun:
 
     def _description(self) -> str:
         return json.dumps([asdict(self.config), self.model.config.to_dict()])
+
+
+def _kind_of(name: str) -> str:
+    """The entry of `rate_shares` that a parameter belongs to."""
+    if name.startswith("pyramid."):
+        return "looks" if name.startswith("pyramid.2.") else "pyramid"
+    if not name.startswith(("tracker.memory_attention.", "tracker.memory_encoder.")):
+        return "rest"
+    if any(part in name for part in (".memory_attention.q.", ".memory_attention.k.", ".image_project.")):
+        return "comparison"
+    return "passage" if "norm" in name or name.startswith("tracker.memory_encoder.out.") else "memory"
