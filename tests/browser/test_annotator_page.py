@@ -72,6 +72,12 @@ class Desk:
         mouse.move(*self.at(*end))
         mouse.up()
 
+    def choose_by_finger(self, tool: str) -> None:
+        """Taps a tool; the click that a tap makes comes a moment after it."""
+        button = self.page.locator(f'[data-tool="{tool}"]')
+        button.tap()
+        until(lambda: button.get_attribute("aria-pressed") == "true")
+
     def click(self, x: float, y: float) -> None:
         self.page.mouse.click(*self.at(x, y))
 
@@ -270,7 +276,7 @@ def test_fingers_draw_and_zoom_on_a_phone(browser: Any, pictures: Path, launched
     page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     desk = Desk(page, launched(annotator_page(session)))
     assert page.evaluate("document.documentElement.scrollWidth <= 390")
-    page.locator('[data-tool="click"]').tap()
+    desk.choose_by_finger("click")
     page.touchscreen.tap(*desk.at(100, 100))
     until(lambda: [mark.kind for mark in marks_of(session)] == ["click"])
     assert np.abs(np.subtract(marks_of(session)[0].point_xy_px, (100, 100))).max() <= 1.5
@@ -281,7 +287,7 @@ def test_fingers_draw_and_zoom_on_a_phone(browser: Any, pictures: Path, launched
         points = [] if spread is None else [{"x": x0 - spread, "y": y0, "id": 0}, {"x": x1 + spread, "y": y1, "id": 1}]
         client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     assert len(marks_of(session)) == 1
-    page.locator('[data-tool="box"]').tap()
+    desk.choose_by_finger("box")
     (x0, y0), (x1, y1) = desk.at(140, 100), desk.at(180, 140)
     for kind, points in (
         ("touchStart", [{"x": x0, "y": y0}]),

@@ -138,7 +138,10 @@ PLAYER = """async ({data, times}) => {
   const pen = canvas.getContext("2d", {willReadFrequently: true});
   const seen = [];
   for (const time of times) {
+    // The frame may be there only some moments after the end of seeking; what was there before is transparent or old.
+    const painted = new Promise(done => video.requestVideoFrameCallback(done));
     await new Promise(done => { video.onseeked = done; video.currentTime = time; });
+    await Promise.race([painted, new Promise(done => setTimeout(done, 2000))]);
     pen.drawImage(video, 0, 0);
     seen.push(Array.from(pen.getImageData(0, 0, canvas.width, canvas.height).data));
   }
