@@ -11,6 +11,7 @@ from scipy.special import ndtr, stdtrit
 
 MIN_GROUPS_FOR_INTERVAL = 3
 FEW_GROUPS = 20
+_MIN_DEFINED = 0.95  # share of the draws
 _CHUNK_CELLS = 2_000_000  # cells of a (resamples, rows) array held at once
 
 Values = Callable[[np.ndarray], dict[str, np.ndarray]]  # weights (R, P) -> name -> (R,)
@@ -57,8 +58,8 @@ def paired_deltas(
         seed: of the draws.
 
     Returns:
-        Name -> Delta; the interval is None for fewer than `MIN_GROUPS_FOR_INTERVAL` groups and where no draw has a
-        value.
+        Name -> Delta; the interval is None for fewer than `MIN_GROUPS_FOR_INTERVAL` groups, and where more than one
+        draw in twenty has no value: then too few groups tell anything.
 
     Raises:
         ValueError: `num_resamples` is below 1.
@@ -97,9 +98,9 @@ def paired_deltas(
 
 
 def _interval(changes: np.ndarray, num_groups: int) -> tuple[float, float] | None:
-    """Middle part of the changes; draws in which the metric is undefined are left out."""
+    """Middle part of the changes; draws in which the metric is undefined are left out, unless there are many."""
     defined = changes[np.isfinite(changes)]
-    if not len(defined):
+    if len(defined) < _MIN_DEFINED * len(changes):
         return None
     low, high = np.percentile(defined, interval_percentiles(num_groups))
     return float(low), float(high)

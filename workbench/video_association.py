@@ -1,4 +1,4 @@
-"""Do masklets keep to their objects? HOTA, TETA and identity switches, from what candidate and true masklets share.
+"""Do masklets keep to their objects? HOTA, TETA, identity switches and returns, from what masklets share.
 
 Everything starts from one `MaskletOverlap` per video. Sums are additive over videos and (video, phrase) pairs; the
 quotients are taken at the end.

@@ -97,11 +97,12 @@ def saco_video_metrics(ground_truth: Mapping[str, Any], predictions: Sequence[Ma
 
     Returns:
         Name -> value. `video_{bbox|mask}_...`: fractions, except `video_mask_teta` to `..._cls_pr` (per cent) and the
-        numbers `..._id_switches`, `..._id_returns` (objects that came back after eight frames or more),
+        numbers `..._id_switches`, `..._id_returns` (times that an object came back after eight frames or more),
         `..._id_returns_seen` (with a masklet before and after) and `..._id_returns_kept` (with the same one).
         `..._demo_ilmcc_50` and `_75` are NaN where F1 is 0, and the `demo` values for cgF1 and MCC are NaN without
         `video_np_pairs`: both as in the evaluator. J&F is the mean over all true masklets and the frames on which
-        either side is there, 0 for an object without masklet. Without any prediction all values are 0.
+        either side is there, 0 for an object without masklet. Without any prediction all values but `..._id_returns`
+        are 0.
 
     Raises:
         ValueError: no object and no pair, a masklet of an unknown video, one without masks, or one with another
@@ -116,7 +117,9 @@ def saco_video_metrics(ground_truth: Mapping[str, Any], predictions: Sequence[Ma
         values |= _precision_values(videos, pairs, iou_type)
         if iou_type == "mask":
             values |= _teta(ground_truth, videos) | _segmentation_values(videos, pairs)
-    return values if predictions else dict.fromkeys(values, 0.0)
+    if predictions:
+        return values
+    return {name: value if name.endswith("_id_returns") else 0.0 for name, value in values.items()}
 
 
 def saco_video_pair_metrics(

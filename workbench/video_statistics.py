@@ -47,7 +47,9 @@ VIDEO_METRICS = {
     "J&F": VideoMetric("overlap of masks and of their outlines, mean over the labelled objects"),
     "TETA": VideoMetric("finding, keeping apart and naming, one third each; without interval"),
     "id_switches": VideoMetric("times that an object goes over to another masklet; lower is better", 1, 0, True),
-    "id_survival": VideoMetric("objects that were away for eight frames or more and are the same masklet as before"),
+    "id_survival": VideoMetric(
+        "same masklet as before an absence of eight frames or more, of those found on both sides"
+    ),
     "seconds_per_frame": VideoMetric("time for all phrases of a clip, reading included; lower is better", 1, 3, True),
 }
 

@@ -50,3 +50,10 @@ def test_what_cannot_be_told_has_no_interval() -> None:
     assert never.ci95 is None and never.to_dict() == {"before": None, "after": 1.0, "delta": None, "ci95": None}
     with pytest.raises(ValueError, match="num_resamples is 0"):
         paired_deltas(mean_of(np.zeros(2)), mean_of(np.ones(2)), np.arange(2), num_resamples=0)
+
+
+def test_no_interval_where_hardly_any_group_has_a_value() -> None:
+    def values(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"rare": np.where(weights[:, 7] > 0, 1.0, np.nan)}
+
+    assert paired_deltas(values, values, np.arange(48))["rare"].ci95 is None

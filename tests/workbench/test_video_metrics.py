@@ -148,6 +148,7 @@ def test_an_object_that_was_away_must_come_back_as_the_same_masklet():
     assert returns_of(true, [here + gap + no, no + gap + here]) == [1, 1, 0]  # another number
     assert returns_of(true, [here + gap + there]) == [1, 0, 0]  # what was taken up elsewhere is not the object
     assert returns_of(true, [no + gap + here]) == [1, 0, 0]
+    assert returns_of(true, []) == [1, 0, 0]
     assert returns_of([here + gap[1:] + here], [here + gap[1:] + here]) == [0, 0, 0]  # not away for long
     twice = here + gap + here + gap + there
     assert returns_of([twice], [here + gap + here + gap + no, no + gap + no + gap + there]) == [2, 2, 1]

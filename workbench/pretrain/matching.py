@@ -1,8 +1,10 @@
-"""How memory attention starts before a tracker is trained: cells look for cells that look the same.
+"""How memory attention starts, and starts again once the rest of a tracker is trained: cells look for cells that look
+the same.
 
 Which directions of the tracker's map tell objects apart is computed from rendered clips (a linear discriminant
 analysis: far between objects, near within one). Memory then begins with these and with what the mask said, and memory
-attention brings the mask to wherever the same looks are seen. Costs no parameter; training changes all of it.
+attention brings the mask to wherever the same looks are seen. Costs no parameter. In a trained tracker what compares is
+replaced; what else memory has learnt is kept, some of it turned down.
 """
 
 from __future__ import annotations

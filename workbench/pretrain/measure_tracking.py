@@ -227,7 +227,7 @@ def overlaps(found: NDArray[np.bool_], truth: NDArray[np.bool_], frames: Sequenc
 
 
 def return_table(model: Sam3, num_clips: int, num_frames: int = 32, seed: int = HELD_OUT_SEED + 2) -> dict[str, Any]:
-    """Whether an object that a phrase finds, and that was away for at least eight frames, keeps its masklet.
+    """Whether an object keeps its masklet when it comes back after eight frames or more.
 
     Clips with such an object are asked for it by a phrase: by the tracker, and by detections linked frame by frame.
 

@@ -219,8 +219,8 @@ class TrackerRun:
         return {**mean_values(parts), "gradient": norm}
 
     def _begin(self, position: Position) -> None:
-        """What happens before the first step of a stage. Where memory starts within a cycle, the optimiser's moments of
-        the other parts go on."""
+        """What happens before the first step of a stage. Where memory starts within a cycle it has learnt nothing yet:
+        the optimiser's moments are those of the other parts, which go on."""
         if position.begins_cycle or position.stage.starts_memory:
             for part, mean in zip((self.pyramid, self.tracker), self.average, strict=True):
                 part.load_state_dict(mean.state_dict())

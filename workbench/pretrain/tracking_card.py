@@ -65,7 +65,7 @@ videos. The image model stayed frozen, byte for byte; the tracker and its featur
 detector's, learnt on {recipe["clips"]} clips of {recipe["clip_frames"]} frames drawn by `workbench/domains/clips.py`: objects move, turn, grow, cross, hide
 behind a pillar, leave and come back, some beside a look-alike. Steps, by
 clips and frames at once: {steps};
-about {minutes:.0f} minutes on two CPU cores or less. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
+about {minutes:.0f} minutes on at most two CPU cores. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
 with rough outlines, some with a second click where the answer was wrong. Memory began by comparing looks
 (`workbench/pretrain/matching.py`), and was set back to that where the steps say so; in the end the object score was
 {f"shifted by {shift:+.1f}" if shift else "left as it was learnt"}, which followed best on validation clips.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from workbench.pretrain.tracking_losses import Hinting
 
 _PYRAMID_RATE = 0.2  # of that of all else: it begins with what the detector has learnt
-_PASSAGE_RATE = 0.2  # of that of memory, for what all that is compared passes through
+_PASSAGE_RATE = 0.2  # of that of memory, for norms, and for the layer that all that is remembered leaves by
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Stage:
         with_pyramid: the feature pyramid learns, too.
         with_gaps, with_return: shares of windows, see `draw_window`.
         cycle: stages of one cycle share a rise and a fall of the rate. A later one goes on from the averaged weights.
-        starts_memory: memory is set to comparing looks, see `start_matching`.
+        starts_memory: from the averaged weights on, memory is set to comparing looks, see `start_matching`.
         memory_rate: of memory attention and memory encoder, as a share of that of all else. Below 1, what compares
             looks stays as it is: at the full rate it is lost within some hundred steps, and with it what was hidden.
     """
@@ -70,8 +70,8 @@ class TrackingConfig:
             then longer windows with objects that hide and come back. By then the decoder knows what to look for, and
             memory has forgotten how to compare: it begins anew, and stays or changes slowly while the rest learns.
         rate, later_rate: peaks of the first cycle and of all others; it falls with the frames seen.
-        warmup: frames in which the rate rises.
-        ema: decay of the averaged weights, which are what is saved.
+        warmup: frames at the beginning of a cycle in which the rate rises.
+        ema: decay of the averaged weights, which are what is saved; faster at the beginning of a cycle.
         hinting: how objects are shown.
     """
 
@@ -131,12 +131,12 @@ def _num_frames(stage: Stage) -> int:
 
 
 def rate_shares(stage: Stage) -> dict[str, float]:
-    """At which share of the rate the parts of pyramid and tracker learn in a stage.
+    """The share of the rate at which each part of pyramid and tracker learns in a stage.
 
     Returns:
         "looks": the map that is compared. "pyramid": the finer ones. "comparison": what turns it into queries and keys
-        of memory attention. "passage": norms and the memory encoder's end, which these pass through. "memory": the rest
-        of both. "rest": of the tracker.
+        of memory attention. "passage": the norms of memory attention and memory encoder, and the latter's last layer.
+        "memory": the rest of both. "rest": of the tracker, codes of age and object pointers with it.
     """
     pyramid, memory = _PYRAMID_RATE * stage.with_pyramid, stage.memory_rate
     if memory == 1:
