@@ -46,6 +46,7 @@ from workbench.video_clips import VideoClip
 from workbench.video_evaluate import Follow, evaluate_videos, follower
 
 HELD_OUT_SEED = 990_011
+_FRAMES_BEFORE = 8  # of an absence, in which an object must have been followed
 SCORE_SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 Shown = Literal["click", "mask"]
 
@@ -80,7 +81,7 @@ def absences(masks: NDArray[np.bool_], min_frames: int = ABSENCE_FRAMES) -> list
         stop = next((t for t in range(end, len(masks)) if not is_seen[t]), len(masks))
         last = masks[start - 1]
         touches = last[0].any() or last[-1].any() or last[:, 0].any() or last[:, -1].any()
-        before = tuple(np.flatnonzero(is_seen[:start])[-ABSENCE_FRAMES:].tolist())
+        before = tuple(np.flatnonzero(is_seen[:start])[-_FRAMES_BEFORE:].tolist())
         found.append(Absence(before, (start, end - 1), tuple(range(end, stop)), not touches))
     return found
 
@@ -339,8 +340,11 @@ def pretrain_tracker(
         Path of the weights.
 
     Raises:
-        ValueError: `go_on` with a model that has no tracker.
+        ValueError: `go_on` with a model that has no tracker, or nothing to measure on.
     """
+    measured = {"num_clips": num_clips, "num_cases": num_cases, "num_return_clips": num_return_clips}
+    if min(*measured.values(), num_shift_clips) < 1:
+        raise ValueError(f"received {measured | {'num_shift_clips': num_shift_clips}}; expected at least 1 of each")
     out, usual = Path(out), TrackingConfig()
     config = config or (usual.last_stage() if go_on else usual)
     image_model = load_sam3(start)
@@ -355,7 +359,6 @@ def pretrain_tracker(
     run = TrackerRun(out, config, whole, join_processes(device))
     model, path = run.train(validate), out / "model.safetensors"
     if run.rank == 0:
-        measured = {"num_clips": num_clips, "num_cases": num_cases, "num_return_clips": num_return_clips}
         _finish(model, path, config, image_model.load_report.metadata, num_shift_clips, measured)
     if dist.is_initialized():
         dist.barrier()

@@ -25,7 +25,7 @@ def write_tracker_card(run: str | Path, card: str | Path, *, remarks: str = "") 
         remarks: what the log does not tell, as a paragraph.
 
     Raises:
-        ValueError: the run is not finished, or the card is not one of ours.
+        ValueError: the run is not finished or of an earlier version, or the card is not one of ours.
     """
     run, card = Path(run), Path(card)
     try:
@@ -46,14 +46,24 @@ def write_tracker_card(run: str | Path, card: str | Path, *, remarks: str = "") 
     )
     before = _OPENING.sub(opening, before.partition(f"{_TITLE}\n")[0], count=1)
     curve = card.with_name(f"{card.stem}_tracker.png")
+    try:
+        section = _section(table, lines, curve.name, remarks)
+    except KeyError as error:
+        raise ValueError(
+            f"{run}/tracking.json tells no {error}: an earlier version wrote it; run `workbench pretrain-tracker` again"
+        ) from error
     write_atomically(curve, lambda path: _plot(lines).savefig(path, format="png", dpi=110))
-    write_text(card, f"{before}{_section(table, lines, curve.name, remarks)}\n{_NEXT}\n{after}")
+    write_text(card, f"{before}{section}\n{_NEXT}\n{after}")
     return card
 
 
 def _section(table: dict[str, Any], lines: list[dict[str, Any]], curve: str, remarks: str) -> str:
     recipe, follow, survival = table["recipe"], table["follow"], table["survival"]
-    steps = ",\nthen ".join(map(_stage, recipe["stages"]))
+    stages = recipe["stages"]
+    starts = [index for index, stage in enumerate(stages) if stage["starts_memory"]]
+    steps = ",\nthen ".join(_stage(stage, is_set_back=index in starts[1:]) for index, stage in enumerate(stages))
+    began = "\nMemory began by comparing looks (`workbench/pretrain/matching.py`)" if starts else ""
+    began += ", and was set back to that where the steps say so" if starts[1:] else ""
     shares = recipe["hinting"]
     minutes = sum(min(b["time"] - a["time"], 600) for a, b in zip(lines, lines[1:], strict=False)) / 60
     shift = table["score_shift"]
@@ -66,9 +76,8 @@ detector's, learnt on {recipe["clips"]} clips of {recipe["clip_frames"]} frames 
 behind a pillar, leave and come back, some beside a look-alike. Steps, by
 clips and frames at once: {steps};
 about {minutes:.0f} minutes on at most two CPU cores. Objects were shown by one click ({shares["click"]:.0%}), a box drawn a little off ({shares["box"]:.0%}), or their mask
-with rough outlines, some with a second click where the answer was wrong. Memory began by comparing looks
-(`workbench/pretrain/matching.py`), and was set back to that where the steps say so; in the end the object score was
-{f"shifted by {shift:+.1f}" if shift else "left as it was learnt"}, which followed best on validation clips.
+with rough outlines, some with a second click where the answer was wrong.{f"{began}." if began else ""}
+In the end the object score was {f"shifted by {shift:+.1f}" if shift else "left as it was learnt"}, which followed best on validation clips.
 {f"{chr(10)}{remarks}{chr(10)}" if remarks else ""}
 ![learning curve of the tracker]({curve})
 
@@ -102,17 +111,17 @@ foreign to the tracker as to the detector.
 """
 
 
-def _stage(stage: dict[str, Any]) -> str:
-    """A stage in words."""
+def _stage(stage: dict[str, Any], is_set_back: bool) -> str:
+    """A stage in words; its comparison of looks may be set back to how it began."""
     text = f"{stage['steps']} with {stage['windows']} x {stage['frames']}"
     if stage["with_gaps"] == 1:
         text += " at any distance"
-    if stage["memory_rate"] < 1:
-        rest = (
-            f"the rest of memory at {stage['memory_rate']:g} of the rate" if stage["memory_rate"] else "memory frozen"
-        )
-        text += f" (comparison {'set back' if stage['starts_memory'] else 'kept'}, {rest})"
-    return text
+    remarks = ["comparison set back"] if is_set_back else []
+    rate = stage["memory_rate"]
+    if rate < 1:
+        rest = f"the rest of memory's layers at {rate:g} of the rate" if rate else "memory's layers frozen"
+        remarks = [*(remarks or ["comparison kept"]), rest]
+    return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
 def _share(value: float | None) -> str:

@@ -38,6 +38,13 @@ class Stage:
     starts_memory: bool = False
     memory_rate: float = 1.0
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.windows, self.frames, self.objects) < 1:
+            raise ValueError(f"received {self}; expected at least one step, window, frame and object")
+        for name in ("learnt", "with_gaps", "with_return", "memory_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"received {name}={getattr(self, name)} of a stage; expected a share from 0 to 1")
+
 
 @dataclass(frozen=True)
 class Position:
@@ -93,6 +100,11 @@ class TrackingConfig:
     ema: float = 0.998
     checkpoint_every: int = 50
     hinting: Hinting = field(default_factory=Hinting)
+
+    def __post_init__(self) -> None:
+        cycles = [stage.cycle for stage in self.stages]
+        if not cycles or cycles != sorted(cycles):
+            raise ValueError(f"received stages of the cycles {cycles}; expected at least one, and none that goes back")
 
     @property
     def steps(self) -> int:
