@@ -1,4 +1,4 @@
-"""The released size on a laptop: time and memory of an adaptation of 848 million parameters, without a GPU.
+"""The released size on a laptop: time and memory of an adaptation of 860 million parameters, without a GPU.
 
     python benchmarks/full_size.py --out benchmarks/results/full_size.json
 

@@ -1,4 +1,5 @@
-"""Makes the pictures of the app from the app itself: `python docs/screenshots.py [--phone] [--steps 120] [--out DIR]`.
+"""Makes the pictures of the app from the app itself: `python docs/screenshots.py [--phone] [--steps 120]
+[--settings "..."] [--out DIR]`.
 
 Starts a server with an empty folder, does in a browser what a first visitor would do, and takes a picture of every tab.
 Needs Chromium, as the browser tests do.

@@ -79,6 +79,8 @@ class TrackerConfig:
     Attributes:
         memory_width: channels of a stored memory map; divides the width, since object pointers are cut into such parts.
         num_memory_frames: a conditioning frame and the most recent others.
+        memory_attention, mask_decoder: their layers. num_fuser_layers: of the memory encoder.
+        dropout: in training.
     """
 
     memory_width: int = 64

@@ -19,9 +19,9 @@ class CalibratedPredictor:
     """Asks as `ImagePredictor` does and mends the scores; what a calibration says nothing about stays as it is.
 
     Args:
-        model: with the adapter the calibration belongs to.
+        predictor: of a model with the adapter the calibration belongs to. Its threshold is that of calibrated scores:
+            candidates must have at least this one.
         calibration: of that adapter.
-        score_threshold: candidates must have at least this calibrated score, 0..1.
 
     Example:
         >>> from sam3 import load_sam3

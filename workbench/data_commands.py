@@ -25,7 +25,9 @@ Phrases = Annotated[
     list[str] | None,
     typer.Option(metavar="OLD=NEW", help="Search for NEW where the labels say OLD; OLD= drops it. Can be repeated."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take the first pictures (or slices) of each split only.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="So many at most: first pictures of each split, slices spread over a volume.")
+]
 Images = Annotated[Path | None, typer.Option(help="Folder of the pictures, where they do not lie with the labels.")]
 Labels = Annotated[
     Path | None, typer.Option(help="Masks of pictures, label volume of a NIfTI file, label PNGs of a DICOM series.")

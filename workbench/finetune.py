@@ -58,6 +58,8 @@ class FinetuneConfig:
         checkpoint_every: steps between states on disk.
         validate_every: steps between measurements on held-out pictures, when there are any.
         patience: measurements without a better cgF1 after which the run ends.
+        seed: of all random numbers.
+        augment: how views of a picture are made.
         loss: weights of the loss terms. The released recipe counts a match ten times; with ten pictures several
             queries then claim the same object, so it counts twice here (measured with the tiny model).
     """

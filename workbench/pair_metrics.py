@@ -104,7 +104,7 @@ class PairCounts:
     Args:
         tp, fp, fn: (10,) int64 found objects, false candidates, missed objects.
         num_truth: true objects G.
-        num_kept: candidates D above the score threshold.
+        num_kept: candidates D at or above the score threshold.
         hit_iou: (H,) IoU of the matched candidates with IoU >= 0.5.
         assigned_iou: sum of the IoU of all objects with the candidates assigned to them, however small.
         is_decided: False where the only label is a crowd region, so that neither a claim nor silence is wrong.

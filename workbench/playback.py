@@ -1,8 +1,8 @@
 """What the player shows: a video's objects before and after, frame by frame, checked before a page tries to draw them.
 
-The form is that of the comparisons of videos: `size` [height, width], `frame_rate`, `num_frames`, `times_s`, `sides` (a
-title and masklets with id, phrase and colour each) and `frames`, for each frame and side the objects: id, score,
-`box_xyxy_px` and `rle`, COCO's compressed run lengths of a mask of `size`.
+The form is that of the comparisons of videos: `format`, `video` (the plain mp4), `size` [height, width], `frame_rate`,
+`num_frames`, `times_s`, `sides` (a title and masklets with id, phrase and colour each) and `frames`, for each frame and
+side the objects: id, score, `box_xyxy_px` and `rle`, COCO's compressed run lengths of a mask of `size`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def checked_playback(data: Any) -> dict[str, Any]:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"received playback data of the form {found!r}; expected {FORMAT!r}. Write it anew.")
+        raise ValueError(
+            f"received playback data of the form {found!r}; expected {FORMAT!r}. Take the file beside a "
+            "video's mp4 (masklets.json in the folder of the run itself holds labels), or write it anew."
+        )
     try:
         _check(data)
     except (KeyError, TypeError, AttributeError) as error:

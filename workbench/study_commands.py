@@ -103,7 +103,8 @@ def calibrate(
     """Find working thresholds for an adapted model, from the pictures it learnt from.
 
     The adaptation is repeated, each time without some of the pictures, which then judge. What follows from it goes
-    into the adapter and is used by `predict` and `evaluate`; the report gets a section about it.
+    into the adapter and is used by `predict`, `evaluate` and `label`, not for videos; the
+    report gets a section about it.
 
     \b
     Example:

@@ -24,6 +24,7 @@ class VideoPairChange:
     """One (video, phrase) pair before and after; masklets without labels are only counted.
 
     Args:
+        video, phrase: what was asked where.
         masklets_before, masklets_after: how many were found.
         frames_before, frames_after: in how many frames anything was found.
         before, after: measured against labels; None without.

@@ -82,6 +82,7 @@ class VideoPair:
     """One (video, phrase) pair: whole masklets at IoU 0.5, and HOTA.
 
     Args:
+        video, phrase: what was asked where.
         num_truth: labelled masklets.
         num_found, num_false, num_missed: masklets that hit one, masklets that hit none, labelled ones that none hits.
         f1: mean over ten IoU thresholds; 1 where nothing is there and nothing is found.

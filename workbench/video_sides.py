@@ -136,9 +136,9 @@ def player_data(
         frame_rate: frames per second where the source knows none.
 
     Returns:
-        `size` [height, width], `frame_rate`, `times_s` of the frames, `phrases`; `sides`, each with a title and its
-        masklets (id, phrase, colour, detection score); `frames`, for each frame and side its objects: id, score,
-        `box_xyxy_px` and `rle`, COCO's compressed run lengths of a mask of `size`.
+        `format`, `video`, `size` [height, width], `frame_rate`, `num_frames`, `times_s` of the frames, `phrases`;
+        `sides`, each with a title and its masklets (id, phrase, colour, detection score); `frames`, for each frame and
+        side its objects: id, score, `box_xyxy_px` and `rle`, COCO's compressed run lengths of a mask of `size`.
     """
     rate = video.frame_rate or frame_rate
     num_frames = video.num_frames or 0

@@ -135,6 +135,7 @@ class FrameSource:
 
         Args:
             start: the first to give; the first of the video when left out, or the last one in reverse.
+            reverse: backward in time.
 
         Raises:
             As `frame`. After a `BrokenFrameError` ask anew with `start=error.resume_at`.

@@ -40,7 +40,7 @@ def _text(table: dict[str, Any], hours: float, curve: str, remarks: str) -> str:
     recipe = table["recipe"]
     return f"""# tiny: the embedded default
 
-A SAM 3 of {table["parameters"] / 1e6:.1f} million parameters, the same architecture as the released 848 million, trained from nothing by
+A SAM 3 of {table["parameters"] / 1e6:.1f} million parameters, the same architecture as the released 860 million, trained from nothing by
 `workbench pretrain` on rendered pictures. It exists so that everything in this repository runs on a fresh machine. It
 is no substitute for the released weights: **it knows ten kinds of shapes, twelve colours, four textures and three sizes,
 and no photographs.**

@@ -53,6 +53,7 @@ def cell_losses(prediction: Tensor, batch: SceneBatch) -> tuple[Tensor, dict[str
 
     Args:
         prediction: (B, channels, g, g).
+        batch: the scenes.
     """
     grid, side = prediction.shape[-1], batch.instance_map.shape[-1]
     label = cell_labels(batch.instance_map, grid)
@@ -123,6 +124,7 @@ def patch_outline_loss(prediction: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         prediction: (B, 98, g, g).
+        labels: (B, H, W) number of the object at each pixel, 0 for the ground.
     """
     grid = prediction.shape[-1]
     small = labels[:, :: labels.shape[-1] // (7 * grid), :: labels.shape[-1] // (7 * grid)]
@@ -139,6 +141,7 @@ def own_mask_loss(prediction: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         prediction: (B, 256, g, g).
+        labels: (B, H, W) number of the object at each pixel, 0 for the ground.
     """
     grid = prediction.shape[-1]
     stride = labels.shape[-1] // (2 * grid)
@@ -269,7 +272,8 @@ def probe_loss(layers: Sequence[LayerOutput], asked: Questions, truth: Tensor, v
     """Probes: a query at every object of the picture, asked whether that object is what the phrase says.
 
     Args:
-        layers: the probes' outputs. truth: (P, N, 4) true boxes. valid: (P, N) which probes there are.
+        layers: the probes' outputs. asked: the phrases and what each is true of.
+        truth: (P, N, 4) true boxes. valid: (P, N) which probes there are.
     """
     device = asked.targets.pair.device
     is_found = torch.zeros(valid.shape, device=device)

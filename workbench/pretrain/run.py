@@ -40,7 +40,7 @@ class PretrainConfig:
     Attributes:
         dense_steps, full_steps, outline_steps: optimiser steps of the stages.
         images: pictures per step, over all processes.
-        phrases: (picture, phrase) pairs per picture in stage 2, half of them absent.
+        phrases: (picture, phrase) pairs per picture in stages 2 and 3, half of them absent.
         scenes: size of the pool of scenes; each is shown again flipped and turned.
         exemplar_share: share of present pairs that get example boxes or points.
         fine_share: share of the steps of stage 2 that train fine maps and masks, which cost more than all the rest; two
@@ -49,6 +49,9 @@ class PretrainConfig:
             their anchors.
         plain_share: share of plain scenes at the start of stage 2; they are left behind at half its length.
         ema: decay of the averaged weights, which are what is saved.
+        seed: of all random numbers.
+        dense_rate, full_rate, outline_rate: peaks of the learning rate in the stages; warmup: steps until there.
+        weight_decay: of matrices. checkpoint_every: steps between states on disk. loss: weights of its terms.
     """
 
     seed: int = 0

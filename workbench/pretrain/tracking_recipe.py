@@ -72,6 +72,7 @@ class TrackingConfig:
     """The recipe of the tracker.
 
     Attributes:
+        seed: of all random numbers.
         clips: rendered clips. clip_frames: frames of each.
         stages: pictures alone; then pairs of frames of any distance, in which objects are found again by their looks;
             then longer windows with objects that hide and come back. By then the decoder knows what to look for, and
@@ -79,6 +80,7 @@ class TrackingConfig:
         rate, later_rate: peaks of the first cycle and of all others; it falls with the frames seen.
         warmup: frames at the beginning of a cycle in which the rate rises.
         ema: decay of the averaged weights, which are what is saved; faster at the beginning of a cycle.
+        weight_decay: of matrices. checkpoint_every: steps between states on disk.
         hinting: how objects are shown.
     """
 
