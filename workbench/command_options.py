@@ -19,7 +19,7 @@ Model = Annotated[str, typer.Option(help="'tiny', a weight file, a transformers 
 AdapterFolder = Annotated[Path | None, typer.Option(help="The folder `adapter` that `workbench adapt` wrote.")]
 Device = Annotated[str | None, typer.Option(help="For instance cpu or cuda; the first CUDA device if there is one.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16; int8 on a CPU: quicker, less exact.")]
-Threshold = Annotated[float, typer.Option(help="Objects with such a score count as found, 0 to 1.")]
+Threshold = Annotated[float, typer.Option(help="Objects with at least this score count as found, 0 to 1.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from workbench.pretrain import Stage, TrackingConfig, pretrain_tracker, write_tr
 from workbench.pretrain import measure_tracking as measure
 from workbench.pretrain.clip_pool import ClipPool, EncodedClip, encode_frames
 from workbench.pretrain.tracking import TrackerRun, tracked_parts, with_new_tracker
-from workbench.pretrain.tracking_card import _stage
 from workbench.pretrain.tracking_losses import HIDDEN_WEIGHT, Hinting, frame_loss, window_loss
 from workbench.pretrain.tracking_recipe import Position, rate_shares
 from workbench.pretrain.windows import (
@@ -428,41 +427,10 @@ def finished(image_model: Sam3, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"steps": 0}, "at least one step, window, frame and object"),
-        ({"memory_rate": 2.0}, "received memory_rate=2.0 of a stage; expected a share from 0 to 1"),
-        ({"with_gaps": -0.1}, "received with_gaps=-0.1"),
-    ],
-)
-def test_a_stage_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(RECIPE.stages[0], **wrong)
-
-
-def test_a_recipe_goes_through_its_cycles_in_order() -> None:
-    stages = [replace(RECIPE.stages[0], cycle=cycle) for cycle in (0, 1)]
-    assert TrackingConfig(stages=tuple(stages)).steps == 2 * stages[0].steps
-    for wrong in (stages[::-1], []):
-        with pytest.raises(ValueError, match="expected at least one, and none that goes back"):
-            TrackingConfig(stages=tuple(wrong))
-
-
 def test_nothing_to_measure_on_is_said_before_the_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'num_return_clips': 0.*expected at least 1 of each"):
         pretrain_tracker(tmp_path / "out", RECIPE, num_return_clips=0)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_card_tells_what_each_stage_does_with_memory() -> None:
-    def said(is_set_back: bool = False, **changes: Any) -> str:
-        return _stage(asdict(Stage(7, windows=4, frames=6, objects=3, **changes)), is_set_back=is_set_back)
-
-    assert said() == "7 with 4 x 6" and said(with_gaps=1.0) == "7 with 4 x 6 at any distance"
-    assert said(True) == "7 with 4 x 6 (comparison set back)"
-    assert said(True, memory_rate=0.0) == "7 with 4 x 6 (comparison set back, memory's layers frozen)"
-    assert said(memory_rate=0.1).endswith("(comparison kept, the rest of memory's layers at 0.1 of the rate)")
 
 
 def test_the_saved_model_detects_as_before_and_follows(finished: Path) -> None:
